@@ -1,0 +1,2 @@
+//! The sparknet command.
+fn main() {}
