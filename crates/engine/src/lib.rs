@@ -1,1 +1,23 @@
-//! To come.
+//! Nets, layers and solvers with Caffe's results, on the CPU.
+//!
+//! A `NetParameter` becomes a [`spec::NetSpec`] once (filtered, defaults filled in, validated); [`Net::new`] plans the
+//! blobs and builds the layers; a [`Solver`] trains it. The engine sees no socket, no data file, no Spark, no Python:
+//! blobs of data layers are filled from outside.
+
+pub mod error;
+pub mod filler;
+pub mod layer;
+pub mod layers;
+pub mod net;
+mod params;
+mod plan;
+pub mod random;
+pub mod shape;
+pub mod solver;
+pub mod spec;
+
+pub use error::{Error, LayerError, SpecError};
+pub use net::{InputShapes, Net};
+pub use shape::Shape;
+pub use solver::Solver;
+pub use spec::{NetSpec, NetState, Phase, SolverSpec};

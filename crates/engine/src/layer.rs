@@ -1,0 +1,182 @@
+//! What a layer is.
+//!
+//! The net owns all blobs; a layer borrows them for the length of one call. A layer keeps its settings, the shapes that
+//! it saw in [`Layer::reshape`], and buffers of its own. The life of a layer: built from its spec, [`Layer::reshape`]
+//! at least once, [`Layer::params`] once after the first, then `forward` and `backward` in turn.
+//!
+//! Two rules keep layers simple. `backward` *overwrites* each bottom's gradient: where a blob has several readers, the
+//! net adds theirs up. And it *adds to* the gradients of its parameters, because an update may take several batches.
+
+use std::ops::{Index, Range};
+
+use crate::{LayerError, Phase, Shape, filler::Filler};
+
+/// A layer of a net.
+pub trait Layer: Send {
+    /// Checks the bottoms' shapes and returns the tops'. May allocate; called again when a bottom changes its shape.
+    ///
+    /// # Errors
+    /// Shapes that the layer cannot take.
+    fn reshape(&mut self, bottom: &[&Shape]) -> Result<Vec<Shape>, LayerError>;
+
+    /// The parameter blobs that the layer wants, in Caffe's order.
+    fn params(&self) -> Vec<ParamBlob> {
+        Vec::new()
+    }
+
+    /// Computes the tops.
+    ///
+    /// # Errors
+    /// Data that the layer cannot take, such as a label out of range.
+    fn forward(&mut self, io: &mut Forward<'_>) -> Result<(), LayerError>;
+
+    /// Computes the gradients of the bottoms that want one (overwriting) and of the parameters (adding).
+    fn backward(&mut self, io: &mut Backward<'_>);
+
+    /// Whether the layer can write its only top over its only bottom: `forward` finds the bottom in the top, and
+    /// `backward`, which then must not look at the bottom, finds the top's gradient in the bottom's.
+    fn can_run_in_place(&self) -> bool {
+        false
+    }
+
+    /// Whether `backward` looks at the tops' values, so that no later layer may overwrite them.
+    fn reads_top_in_backward(&self) -> bool {
+        false
+    }
+
+    /// Whether the layer has a gradient for this bottom; labels have none.
+    fn accepts_gradient(&self, _bottom: usize) -> bool {
+        true
+    }
+}
+
+/// A parameter blob that a layer wants.
+#[derive(Clone, Debug)]
+pub struct ParamBlob {
+    /// The blob's shape.
+    pub shape: Shape,
+    /// Its initial values.
+    pub filler: Filler,
+}
+
+/// What all layers of a net may know in one pass.
+#[derive(Clone, Copy, Debug)]
+pub struct Context {
+    /// The phase.
+    pub phase: Phase,
+    /// The key of the random numbers of this layer in this pass.
+    pub random_key: u64,
+    /// The number of threads that the layer may use: those of the current rayon pool.
+    pub threads: usize,
+}
+
+/// What [`Layer::forward`] reads and writes.
+pub struct Forward<'a> {
+    /// The bottoms' values.
+    pub bottom: Blobs<'a>,
+    /// The tops' values, to be written whole.
+    pub top: &'a mut [Vec<f32>],
+    /// The layer's parameters.
+    pub params: Params<'a>,
+    /// Whether the bottom is to be found in the top.
+    pub in_place: bool,
+    /// The pass.
+    pub context: Context,
+}
+
+/// What [`Layer::backward`] reads and writes.
+pub struct Backward<'a> {
+    /// The bottoms' values.
+    pub bottom: Blobs<'a>,
+    /// The tops' values.
+    pub top: Blobs<'a>,
+    /// The tops' gradients.
+    pub top_diff: Blobs<'a>,
+    /// The bottoms' gradients, each to be written whole where [`Backward::propagate_down`] says so.
+    pub bottom_diff: &'a mut [Vec<f32>],
+    /// Which bottoms want a gradient.
+    pub propagate_down: &'a [bool],
+    /// The layer's parameters.
+    pub params: Params<'a>,
+    /// The gradients of the layer's parameters, to be added to.
+    pub param_diff: Params<'a>,
+    /// Which parameters want a gradient.
+    pub param_propagate_down: &'a [bool],
+    /// Whether the top's gradient is to be found in the bottom's.
+    pub in_place: bool,
+    /// The pass; random numbers are those of the forward pass.
+    pub context: Context,
+}
+
+/// Blobs that a layer reads, by position.
+#[derive(Clone, Copy)]
+pub struct Blobs<'a> {
+    buffers: &'a [Vec<f32>],
+    ids: &'a [usize],
+}
+
+impl<'a> Blobs<'a> {
+    /// The buffers that `ids` name.
+    pub(crate) fn new(buffers: &'a [Vec<f32>], ids: &'a [usize]) -> Self {
+        Self { buffers, ids }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// Blob `i`, for as long as the net lends it.
+    pub fn get(&self, i: usize) -> &'a [f32] {
+        &self.buffers[self.ids[i]]
+    }
+}
+
+impl Index<usize> for Blobs<'_> {
+    type Output = [f32];
+
+    fn index(&self, i: usize) -> &[f32] {
+        self.get(i)
+    }
+}
+
+/// A layer's slices of an arena (of parameters or of their gradients), by position.
+pub struct Params<'a> {
+    arena: &'a mut [f32],
+    ranges: &'a [Range<usize>],
+}
+
+impl<'a> Params<'a> {
+    /// The slices `ranges` of `arena`.
+    pub(crate) fn new(arena: &'a mut [f32], ranges: &'a [Range<usize>]) -> Self {
+        Self { arena, ranges }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.ranges.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
+    /// Blob `i`, to change it.
+    pub fn get_mut(&mut self, i: usize) -> &mut [f32] {
+        &mut self.arena[self.ranges[i].clone()]
+    }
+}
+
+impl Index<usize> for Params<'_> {
+    type Output = [f32];
+
+    fn index(&self, i: usize) -> &[f32] {
+        &self.arena[self.ranges[i].clone()]
+    }
+}

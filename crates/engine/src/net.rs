@@ -1,0 +1,682 @@
+//! A net: layers over blobs that it owns, and one flat arena each for parameters and their gradients.
+
+use std::{collections::HashMap, mem, ops::Range};
+
+use sparknet_proto::caffe::{BlobProto, LayerParameter, NetParameter};
+
+use crate::{
+    Error, LayerError, Phase, Shape,
+    layer::{Backward, Blobs, Context, Forward, Layer, Params},
+    layers,
+    params::ParamTable,
+    plan::{LayerPlan, Plan},
+    random,
+    spec::{LayerKind, LayerSpec, NetSpec},
+};
+
+pub use crate::params::Param;
+
+/// Where a net asks for the shapes of data layers that only their data tell.
+pub trait InputShapes {
+    /// The shapes of the tops of `layer`, a `Data` layer.
+    ///
+    /// # Errors
+    /// Data that cannot be opened; the net adds the layer's name.
+    fn top_shapes(&mut self, layer: &LayerSpec) -> Result<Vec<Shape>, Box<dyn std::error::Error + Send + Sync>>;
+}
+
+/// No data at all: nets whose inputs are `Input`, `MemoryData` or `DummyData` layers need none.
+pub struct NoData;
+
+impl InputShapes for NoData {
+    fn top_shapes(&mut self, _layer: &LayerSpec) -> Result<Vec<Shape>, Box<dyn std::error::Error + Send + Sync>> {
+        Err("its data are not there: replace it by an Input layer".into())
+    }
+}
+
+/// A net in one phase, with its parameters.
+pub struct Net {
+    spec: NetSpec,
+    layers: Vec<NetLayer>,
+    blobs: Vec<Blob>,
+    by_name: HashMap<String, usize>,
+    /// The blobs' values, by buffer; a layer that runs in place has one for its bottom and its top.
+    data: Vec<Vec<f32>>,
+    /// The blobs' gradients, by buffer; empty until the first backward pass.
+    diff: Vec<Vec<f32>>,
+    params: Vec<Param>,
+    param_arena: Vec<f32>,
+    gradient_arena: Vec<f32>,
+    /// Gradients that are about to be added to those of another reader.
+    scratch: Vec<Vec<f32>>,
+    /// Buffers lent to the layer that runs: kept so that lending allocates nothing.
+    lent: Vec<Vec<f32>>,
+    seed: u64,
+    pass: u64,
+}
+
+struct NetLayer {
+    layer: Box<dyn Layer>,
+    plan: LayerPlan,
+    bottom_data: Vec<usize>,
+    top_data: Vec<usize>,
+    top_diff: Vec<usize>,
+    /// The layer's parameters, by index and where they lie in the arenas.
+    params: Vec<usize>,
+    param_ranges: Vec<Range<usize>>,
+    param_propagate_down: Vec<bool>,
+}
+
+struct Blob {
+    name: String,
+    shape: Shape,
+    data: usize,
+    diff: usize,
+    readers: usize,
+    producer: usize,
+    loss_weight: f32,
+}
+
+impl Net {
+    /// Builds a net and fills its parameters from `seed`. `inputs` is asked for the shapes of `Data` layers.
+    ///
+    /// # Errors
+    /// Anything that a user may have written wrongly: unknown bottoms, shapes that do not fit, data that is not there.
+    pub fn new(spec: NetSpec, inputs: &mut dyn InputShapes, seed: u64) -> Result<Self, Error> {
+        let mut plan = Plan::connect(&spec.layers)?;
+        let mut built: Vec<Box<dyn Layer>> = spec.layers.iter().map(|layer| layers::build(&layer.kind)).collect();
+        plan.assign_buffers(&spec.layers, &built);
+
+        let mut shapes: Vec<Shape> = vec![Shape::default(); plan.blobs.len()];
+        let mut table = ParamTable::default();
+        let mut params_of_layers = Vec::with_capacity(built.len());
+        for (index, (layer, layer_spec)) in built.iter_mut().zip(&spec.layers).enumerate() {
+            let tops = match fed_shapes(layer_spec, inputs)? {
+                Some(shapes) => shapes,
+                None => reshape_layer(layer.as_mut(), layer_spec, &plan.layers[index].bottoms, &shapes)?,
+            };
+            for (blob, shape) in plan.layers[index].tops.iter().zip(tops) {
+                shapes[*blob] = shape;
+            }
+            params_of_layers.push(table.add_layer(&spec.layers, index, &layer.params(), seed)?);
+        }
+
+        let lr_mults: Vec<Vec<f32>> = params_of_layers
+            .iter()
+            .map(|ids| ids.iter().map(|id| table.params[*id].lr_mult).collect())
+            .collect();
+        plan.plan_backward(&spec.layers, &built, &lr_mults, spec.force_backward);
+
+        let blobs: Vec<Blob> = plan
+            .blobs
+            .iter()
+            .zip(shapes)
+            .map(|(blob, shape)| Blob {
+                name: blob.name.clone(),
+                shape,
+                data: blob.data,
+                diff: blob.diff,
+                readers: blob.readers,
+                producer: blob.producer,
+                loss_weight: blob.loss_weight,
+            })
+            .collect();
+        let layers = built
+            .into_iter()
+            .zip(plan.layers)
+            .zip(params_of_layers)
+            .map(|((layer, plan), params)| NetLayer {
+                layer,
+                bottom_data: plan.bottoms.iter().map(|blob| blobs[*blob].data).collect(),
+                top_data: plan.tops.iter().map(|blob| blobs[*blob].data).collect(),
+                top_diff: plan.tops.iter().map(|blob| blobs[*blob].diff).collect(),
+                param_ranges: params.iter().map(|id| table.params[*id].range.clone()).collect(),
+                param_propagate_down: params
+                    .iter()
+                    .map(|id| spec.force_backward || table.params[*id].lr_mult != 0.0)
+                    .collect(),
+                params,
+                plan,
+            })
+            .collect();
+        let mut net = Self {
+            layers,
+            blobs,
+            by_name: plan.by_name,
+            data: vec![Vec::new(); plan.buffers],
+            diff: vec![Vec::new(); plan.buffers],
+            gradient_arena: vec![0.0; table.arena.len()],
+            param_arena: table.arena,
+            params: table.params,
+            scratch: Vec::new(),
+            lent: Vec::new(),
+            seed,
+            pass: 0,
+            spec,
+        };
+        net.size_buffers();
+        Ok(net)
+    }
+
+    /// The net's name.
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    /// The description that the net was built from.
+    pub fn spec(&self) -> &NetSpec {
+        &self.spec
+    }
+
+    /// The phase.
+    pub fn phase(&self) -> Phase {
+        self.spec.state.phase
+    }
+
+    /// The names of the blobs, in the order of their last writers.
+    pub fn blob_names(&self) -> Vec<String> {
+        let mut named: Vec<(&usize, &String)> = self.by_name.iter().map(|(name, blob)| (blob, name)).collect();
+        named.sort();
+        named.into_iter().map(|(_, name)| name.clone()).collect()
+    }
+
+    /// The names of the blobs that no layer reads, sorted, as Caffe lists a net's outputs.
+    pub fn output_names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self
+            .by_name
+            .iter()
+            .filter(|(_, blob)| self.blobs[**blob].readers == 0)
+            .map(|(name, _)| name.clone())
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn blob(&self, name: &str) -> Result<&Blob, Error> {
+        match self.by_name.get(name) {
+            Some(blob) => Ok(&self.blobs[*blob]),
+            None => Err(Error::NoSuchBlob {
+                blob: name.to_owned(),
+                names: self.blob_names(),
+            }),
+        }
+    }
+
+    /// A blob's shape.
+    ///
+    /// # Errors
+    /// A name that no blob has; so for the next three.
+    pub fn blob_shape(&self, name: &str) -> Result<&Shape, Error> {
+        Ok(&self.blob(name)?.shape)
+    }
+
+    /// A blob's values; where a layer works in place, those of the last writer.
+    pub fn blob_data(&self, name: &str) -> Result<&[f32], Error> {
+        Ok(&self.data[self.blob(name)?.data])
+    }
+
+    /// A blob's values, to fill it.
+    pub fn blob_data_mut(&mut self, name: &str) -> Result<&mut [f32], Error> {
+        let buffer = self.blob(name)?.data;
+        Ok(&mut self.data[buffer])
+    }
+
+    /// A blob's gradient after [`Net::backward`].
+    pub fn blob_diff(&self, name: &str) -> Result<&[f32], Error> {
+        Ok(&self.diff[self.blob(name)?.diff])
+    }
+
+    /// A blob's gradient, to set that of an output before [`Net::backward`].
+    pub fn blob_diff_mut(&mut self, name: &str) -> Result<&mut [f32], Error> {
+        let buffer = self.blob(name)?.diff;
+        self.ensure_diffs();
+        Ok(&mut self.diff[buffer])
+    }
+
+    /// The learnable parameters, in Caffe's order.
+    pub fn params(&self) -> &[Param] {
+        &self.params
+    }
+
+    /// The parameters of layer `layer` (an index into the spec's layers), as indices into [`Net::params`].
+    pub fn layer_params(&self, layer: usize) -> &[usize] {
+        &self.layers[layer].params
+    }
+
+    /// All parameters, one after the other.
+    pub fn param_arena(&self) -> &[f32] {
+        &self.param_arena
+    }
+
+    /// All parameters, to change them.
+    pub fn param_arena_mut(&mut self) -> &mut [f32] {
+        &mut self.param_arena
+    }
+
+    /// All gradients, laid out as the parameters.
+    pub fn gradient_arena(&self) -> &[f32] {
+        &self.gradient_arena
+    }
+
+    /// Parameters to change and gradients, both at once.
+    pub fn arenas_mut(&mut self) -> (&mut [f32], &mut [f32]) {
+        (&mut self.param_arena, &mut self.gradient_arena)
+    }
+
+    /// The learnable parameters, their values and their gradients, for the solver.
+    pub(crate) fn update_parts_mut(&mut self) -> (&[Param], &mut [f32], &[f32]) {
+        (&self.params, &mut self.param_arena, &self.gradient_arena)
+    }
+
+    /// The shapes of a layer's parameter blobs.
+    fn layer_param_shapes(&self, layer: usize) -> impl Iterator<Item = (&Shape, Range<usize>)> {
+        self.layers[layer]
+            .params
+            .iter()
+            .map(|id| (&self.params[*id].shape, self.params[*id].range.clone()))
+    }
+
+    /// What the next pass draws random numbers from: a stream of its own for each value of `pass`.
+    pub fn set_random_pass(&mut self, seed: u64, pass: u64) {
+        self.seed = seed;
+        self.pass = pass;
+    }
+
+    /// Gives the tops of layer `layer` (a data or Input layer) new shapes and lets all layers follow. A smaller batch
+    /// after a larger one allocates nothing.
+    ///
+    /// # Errors
+    /// Shapes that some layer cannot take; the net is then of no use until it gets a shape that fits.
+    pub fn reshape_feed(&mut self, layer: usize, shapes: &[Shape]) -> Result<(), Error> {
+        for (blob, shape) in self.layers[layer].plan.tops.iter().zip(shapes) {
+            self.blobs[*blob].shape = shape.clone();
+        }
+        self.reshape()
+    }
+
+    fn reshape(&mut self) -> Result<(), Error> {
+        let mut shapes: Vec<Shape> = self.blobs.iter().map(|blob| blob.shape.clone()).collect();
+        for (layer, spec) in self.layers.iter_mut().zip(&self.spec.layers) {
+            if is_fed(spec) {
+                continue;
+            }
+            let tops = reshape_layer(layer.layer.as_mut(), spec, &layer.plan.bottoms, &shapes)?;
+            for (blob, shape) in layer.plan.tops.iter().zip(tops) {
+                shapes[*blob] = shape;
+            }
+        }
+        for (blob, shape) in self.blobs.iter_mut().zip(shapes) {
+            blob.shape = shape;
+        }
+        self.size_buffers();
+        Ok(())
+    }
+
+    fn size_buffers(&mut self) {
+        for blob in &self.blobs {
+            self.data[blob.data].resize(blob.shape.count(), 0.0);
+        }
+        if self.diff.iter().any(|diff| !diff.is_empty()) {
+            self.size_diffs();
+        }
+    }
+
+    fn ensure_diffs(&mut self) {
+        if self
+            .diff
+            .iter()
+            .zip(&self.data)
+            .any(|(diff, data)| diff.len() != data.len())
+        {
+            self.size_diffs();
+        }
+    }
+
+    fn size_diffs(&mut self) {
+        for (diff, data) in self.diff.iter_mut().zip(&self.data) {
+            diff.resize(data.len(), 0.0);
+        }
+    }
+
+    fn context(&self, layer: usize) -> Context {
+        Context {
+            phase: self.spec.state.phase,
+            random_key: random::key(&[self.seed, self.pass, layer as u64]),
+            threads: rayon::current_num_threads(),
+        }
+    }
+
+    /// Computes every blob; returns the loss: the sum of all tops times their loss weights.
+    ///
+    /// # Errors
+    /// Data that a layer cannot take, such as a label out of range.
+    pub fn forward(&mut self) -> Result<f32, Error> {
+        let mut loss = 0.0;
+        for index in 0..self.layers.len() {
+            loss += self.forward_layer(index)?;
+        }
+        Ok(loss)
+    }
+
+    /// Runs one layer forward; returns what its tops add to the loss.
+    ///
+    /// # Errors
+    /// As [`Net::forward`].
+    pub fn forward_layer(&mut self, index: usize) -> Result<f32, Error> {
+        let context = self.context(index);
+        let layer = &mut self.layers[index];
+        let mut lent = mem::take(&mut self.lent);
+        lent.extend(layer.top_data.iter().map(|buffer| mem::take(&mut self.data[*buffer])));
+        let result = layer.layer.forward(&mut Forward {
+            bottom: Blobs::new(&self.data, &layer.bottom_data),
+            top: &mut lent,
+            params: Params::new(&mut self.param_arena, &layer.param_ranges),
+            in_place: layer.plan.in_place,
+            context,
+        });
+        for (buffer, values) in layer.top_data.iter().zip(lent.drain(..)) {
+            self.data[*buffer] = values;
+        }
+        self.lent = lent;
+        result.map_err(|source| layer_error(&self.spec.layers[index], source))?;
+
+        let mut loss = 0.0;
+        for top in &layer.plan.tops {
+            let blob = &self.blobs[*top];
+            if blob.loss_weight != 0.0 {
+                loss += blob.loss_weight * self.data[blob.data].iter().sum::<f32>();
+            }
+        }
+        Ok(loss)
+    }
+
+    /// Computes the gradients of all blobs and adds those of the parameters to the gradient arena.
+    pub fn backward(&mut self) {
+        self.begin_backward();
+        for index in (0..self.layers.len()).rev() {
+            self.backward_layer(index);
+        }
+    }
+
+    /// What comes before the first [`Net::backward_layer`]: the loss weights become gradients.
+    pub fn begin_backward(&mut self) {
+        self.ensure_diffs();
+        for blob in self.blobs.iter().filter(|blob| blob.loss_weight != 0.0) {
+            self.diff[blob.diff].fill(blob.loss_weight);
+        }
+    }
+
+    /// Runs one layer backward, where it has to.
+    pub fn backward_layer(&mut self, index: usize) {
+        if !self.layers[index].plan.needs_backward {
+            return;
+        }
+        let context = self.context(index);
+        let layer = &mut self.layers[index];
+        let mut lent = mem::take(&mut self.lent);
+        let mut scratch_used = 0;
+        for (i, blob) in layer.plan.bottoms.iter().enumerate() {
+            if !layer.plan.propagate_down[i] {
+                lent.push(Vec::new());
+            } else if layer.plan.accumulate[i] {
+                if self.scratch.len() == scratch_used {
+                    self.scratch.push(Vec::new());
+                }
+                let mut values = mem::take(&mut self.scratch[scratch_used]);
+                values.resize(self.blobs[*blob].shape.count(), 0.0);
+                lent.push(values);
+                scratch_used += 1;
+            } else {
+                lent.push(mem::take(&mut self.diff[self.blobs[*blob].diff]));
+            }
+        }
+        layer.layer.backward(&mut Backward {
+            bottom: Blobs::new(&self.data, &layer.bottom_data),
+            top: Blobs::new(&self.data, &layer.top_data),
+            top_diff: Blobs::new(&self.diff, &layer.top_diff),
+            bottom_diff: &mut lent,
+            propagate_down: &layer.plan.propagate_down,
+            params: Params::new(&mut self.param_arena, &layer.param_ranges),
+            param_diff: Params::new(&mut self.gradient_arena, &layer.param_ranges),
+            param_propagate_down: &layer.param_propagate_down,
+            in_place: layer.plan.in_place,
+            context,
+        });
+        // Gradients that were overwritten go home first: a layer may read one blob twice, and then adds to it.
+        for (i, blob) in layer.plan.bottoms.iter().enumerate() {
+            if layer.plan.propagate_down[i] && !layer.plan.accumulate[i] {
+                self.diff[self.blobs[*blob].diff] = mem::take(&mut lent[i]);
+            }
+        }
+        let mut scratch_used = 0;
+        for (i, blob) in layer.plan.bottoms.iter().enumerate() {
+            if layer.plan.propagate_down[i] && layer.plan.accumulate[i] {
+                let sum = &mut self.diff[self.blobs[*blob].diff];
+                sum.iter_mut().zip(&lent[i]).for_each(|(sum, value)| *sum += value);
+                self.scratch[scratch_used] = mem::take(&mut lent[i]);
+                scratch_used += 1;
+            }
+        }
+        lent.clear();
+        self.lent = lent;
+    }
+
+    /// Sets all parameter gradients to zero.
+    pub fn clear_gradients(&mut self) {
+        self.gradient_arena.fill(0.0);
+    }
+
+    /// The first layer, in order, one of whose tops holds a value that is not finite.
+    pub fn first_non_finite_layer(&self) -> Option<&str> {
+        let bad = self
+            .blobs
+            .iter()
+            .find(|blob| self.data[blob.data].iter().any(|value| !value.is_finite()))?;
+        Some(&self.spec.layers[bad.producer].name)
+    }
+
+    /// Copies parameters from another net's arena by layer name, as a test net takes those of its train net.
+    ///
+    /// # Errors
+    /// A layer of the same name whose parameters have other shapes.
+    pub fn param_map_from(&self, other: &Net) -> Result<ParamMap, Error> {
+        let mut pairs = Vec::new();
+        for (index, spec) in self.spec.layers.iter().enumerate() {
+            let Some(source) = other.spec.layers.iter().position(|layer| layer.name == spec.name) else {
+                continue;
+            };
+            let (mine, theirs) = (self.layer_param_shapes(index), other.layer_param_shapes(source));
+            if self.layers[index].params.len() != other.layers[source].params.len() {
+                return Err(Error::Weights {
+                    layer: spec.name.clone(),
+                    fact: "the two nets' layers of that name have different numbers of parameter blobs".to_owned(),
+                });
+            }
+            for ((my_shape, my_range), (their_shape, their_range)) in mine.zip(theirs) {
+                if my_shape.count() != their_shape.count() {
+                    return Err(Error::Weights {
+                        layer: spec.name.clone(),
+                        fact: format!("one net has a blob of shape {their_shape}, the other {my_shape}"),
+                    });
+                }
+                pairs.push((their_range, my_range));
+            }
+        }
+        Ok(ParamMap { pairs })
+    }
+
+    /// Takes parameters from `arena`, which is laid out as that of the net that `map` comes from.
+    pub fn load_params(&mut self, map: &ParamMap, arena: &[f32]) {
+        for (theirs, mine) in &map.pairs {
+            self.param_arena[mine.clone()].copy_from_slice(&arena[theirs.clone()]);
+        }
+    }
+
+    /// Copies the weights of layers that `weights` has by the same name; other layers on either side are left alone.
+    /// Returns how many layers took weights.
+    ///
+    /// # Errors
+    /// Blobs of another number or shape.
+    pub fn copy_weights_from(&mut self, weights: &NetParameter) -> Result<usize, Error> {
+        let mut taken = 0;
+        for source in &weights.layer {
+            let Some(index) = self.spec.layers.iter().position(|layer| layer.name == source.name()) else {
+                continue;
+            };
+            if source.blobs.is_empty() && self.layers[index].params.is_empty() {
+                continue;
+            }
+            self.copy_layer_weights(index, source)?;
+            taken += 1;
+        }
+        Ok(taken)
+    }
+
+    fn copy_layer_weights(&mut self, index: usize, source: &LayerParameter) -> Result<(), Error> {
+        let error = |fact: String| Error::Weights {
+            layer: source.name().to_owned(),
+            fact,
+        };
+        let (found, wanted) = (source.blobs.len(), self.layers[index].params.len());
+        if found != wanted {
+            return Err(error(format!(
+                "the file has {found} blobs and the layer {wanted}: rename the layer to train it from scratch"
+            )));
+        }
+        for (blob, id) in source.blobs.iter().zip(&self.layers[index].params) {
+            let param = &self.params[*id];
+            if !blob_has_shape(blob, &param.shape) {
+                return Err(error(format!(
+                    "the file has a blob of shape {} and the layer one of {}: rename the layer to train it from scratch",
+                    blob_shape(blob),
+                    param.shape
+                )));
+            }
+            let target = &mut self.param_arena[param.range.clone()];
+            read_blob(blob, target).map_err(error)?;
+        }
+        Ok(())
+    }
+
+    /// The net with its weights, as a `.caffemodel` holds it. `params` and `gradients` are laid out as this net's.
+    pub fn to_proto(&self, params: &[f32], gradients: Option<&[f32]>) -> NetParameter {
+        let mut message = self.spec.to_proto();
+        for (layer, target) in self.layers.iter().zip(&mut message.layer) {
+            target.blobs = layer
+                .params
+                .iter()
+                .map(|id| &self.params[*id])
+                .map(|param| BlobProto {
+                    shape: Some(param.shape.to_proto()),
+                    data: params[param.range.clone()].to_vec(),
+                    diff: gradients.map_or_else(Vec::new, |gradients| gradients[param.range.clone()].to_vec()),
+                    ..Default::default()
+                })
+                .collect();
+        }
+        message
+    }
+}
+
+/// Which slices of one net's parameters are which of another's.
+#[derive(Clone, Debug)]
+pub struct ParamMap {
+    pairs: Vec<(Range<usize>, Range<usize>)>,
+}
+
+fn is_fed(spec: &LayerSpec) -> bool {
+    matches!(
+        spec.kind,
+        LayerKind::Data(_) | LayerKind::Input(_) | LayerKind::MemoryData(_)
+    )
+}
+
+/// The shapes of a layer that is fed from outside; `None` for all others.
+fn fed_shapes(spec: &LayerSpec, inputs: &mut dyn InputShapes) -> Result<Option<Vec<Shape>>, Error> {
+    let shapes = match &spec.kind {
+        LayerKind::Input(input) => input.shapes.clone(),
+        LayerKind::MemoryData(data) => {
+            let [channels, mut height, mut width] = data.record_shape;
+            if data.transform.crop_size > 0 {
+                (height, width) = (data.transform.crop_size, data.transform.crop_size);
+            }
+            vec![
+                Shape::from([data.batch_size, channels, height, width]),
+                Shape::from([data.batch_size]),
+            ]
+        }
+        LayerKind::Data(_) => inputs.top_shapes(spec).map_err(|source| Error::Input {
+            layer: spec.name.clone(),
+            source,
+        })?,
+        _ => return Ok(None),
+    };
+    Ok(Some(shapes))
+}
+
+fn reshape_layer(
+    layer: &mut dyn Layer,
+    spec: &LayerSpec,
+    bottoms: &[usize],
+    shapes: &[Shape],
+) -> Result<Vec<Shape>, Error> {
+    let bottoms: Vec<&Shape> = bottoms.iter().map(|blob| &shapes[*blob]).collect();
+    let tops = layer.reshape(&bottoms).map_err(|source| layer_error(spec, source))?;
+    if let Some(shape) = tops.iter().find(|shape| shape.checked_count().is_none()) {
+        return Err(layer_error(spec, LayerError::TooLarge { shape: shape.clone() }));
+    }
+    Ok(tops)
+}
+
+fn layer_error(spec: &LayerSpec, source: LayerError) -> Error {
+    Error::Layer {
+        layer: spec.name.clone(),
+        type_name: spec.type_name,
+        source,
+    }
+}
+
+/// A blob message's shape; files from before N-D blobs have four extents instead.
+pub(crate) fn blob_shape(blob: &BlobProto) -> Shape {
+    match &blob.shape {
+        Some(shape) => Shape::from_proto(shape).unwrap_or_default(),
+        None => Shape::new(
+            [blob.num(), blob.channels(), blob.height(), blob.width()]
+                .iter()
+                .map(|dim| usize::try_from(*dim).unwrap_or(0))
+                .collect::<Vec<_>>(),
+        ),
+    }
+}
+
+/// Whether a blob message has `shape`; four legacy extents fit a shape of fewer axes with ones before it.
+fn blob_has_shape(blob: &BlobProto, shape: &Shape) -> bool {
+    let found = blob_shape(blob);
+    if blob.shape.is_some() {
+        return found == *shape;
+    }
+    let missing = 4usize.saturating_sub(shape.num_axes());
+    shape.num_axes() <= 4
+        && found.dims()[..missing].iter().all(|dim| *dim == 1)
+        && found.dims()[missing..] == *shape.dims()
+}
+
+/// Reads a blob message's values, which may be floats or doubles.
+pub(crate) fn read_blob(blob: &BlobProto, values: &mut [f32]) -> Result<(), String> {
+    let found = blob.data.len().max(blob.double_data.len());
+    if found != values.len() {
+        return Err(format!(
+            "the file has {found} values and the layer {}: the file is damaged",
+            values.len()
+        ));
+    }
+    if blob.double_data.is_empty() {
+        values.copy_from_slice(&blob.data);
+    } else {
+        values
+            .iter_mut()
+            .zip(&blob.double_data)
+            .for_each(|(value, double)| *value = *double as f32);
+    }
+    Ok(())
+}
