@@ -13,6 +13,7 @@ mod params;
 mod plan;
 pub mod random;
 pub mod shape;
+pub mod snapshot;
 pub mod solver;
 pub mod spec;
 

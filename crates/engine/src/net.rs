@@ -68,7 +68,6 @@ struct NetLayer {
 }
 
 struct Blob {
-    name: String,
     shape: Shape,
     data: usize,
     diff: usize,
@@ -112,7 +111,6 @@ impl Net {
             .iter()
             .zip(shapes)
             .map(|(blob, shape)| Blob {
-                name: blob.name.clone(),
                 shape,
                 data: blob.data,
                 diff: blob.diff,

@@ -16,8 +16,6 @@ use crate::{
 /// A blob of the net.
 #[derive(Clone, Debug)]
 pub(crate) struct BlobPlan {
-    /// Its name; an older blob of the same name has been written over in place.
-    pub name: String,
     /// The layer that writes it.
     pub producer: usize,
     /// How many bottoms it is.
@@ -93,7 +91,6 @@ impl Plan {
                 }
                 let blob = plan.blobs.len();
                 plan.blobs.push(BlobPlan {
-                    name: top.clone(),
                     producer: layer_index,
                     readers: 0,
                     loss_weight: spec.loss_weights[i],

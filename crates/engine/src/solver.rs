@@ -79,6 +79,10 @@ impl Solver {
         (params, gradients, &mut self.histories)
     }
 
+    pub(crate) fn net_and_histories_mut(&mut self) -> (&Net, &mut [Vec<f32>]) {
+        (&self.net, &mut self.histories)
+    }
+
     /// Steps that the learning rate has taken, as Caffe's solver states record it.
     pub fn current_step(&self) -> u64 {
         self.current_step
