@@ -67,8 +67,29 @@ struct State {
     turns: Vec<usize>,
     /// Why a worker that dropped its transport did so. No failure until somebody needs it: workers that are done leave.
     gone: Vec<Option<&'static str>>,
-    /// The first failure; from then on every call of every worker returns it.
-    failure: Option<SyncError>,
+    failure: Option<Failure>,
+}
+
+/// Why the run is over. Calls before number `from_call` were complete when it happened: a call that one worker has come
+/// through succeeds for all, so that all know the same rounds as completed.
+struct Failure {
+    from_call: u64,
+    error: SyncError,
+}
+
+impl State {
+    /// The error of call `number`, if it or one before has failed.
+    fn failed(&self, number: u64) -> Result<(), SyncError> {
+        match &self.failure {
+            Some(failure) if failure.from_call <= number => Err(failure.error.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends the run for everyone, unless it has ended before.
+    fn fail(&mut self, from_call: u64, error: SyncError) {
+        self.failure.get_or_insert(Failure { from_call, error });
+    }
 }
 
 /// What a worker waits for.
@@ -102,81 +123,76 @@ impl InProcess {
 
     /// Waits until all workers have announced the same call, with a message for an all-gather.
     fn enter(&self, call: Call, message: &[u8]) -> Result<(), SyncError> {
-        let mut state = self.state();
-        if let Some(failure) = &state.failure {
-            return Err(failure.clone());
-        }
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let number = state.calls_made[self.rank] + 1;
+        state.failed(number)?;
+        state.calls_made[self.rank] = number;
         state.calls[self.rank] = call;
         state.announced[self.rank].clear();
         state.announced[self.rank].extend_from_slice(message);
-        state.calls_made[self.rank] += 1;
-        let number = state.calls_made[self.rank];
         if state.calls_made.iter().all(|&made| made == number) {
-            let State {
-                announced, gathered, ..
-            } = &mut *state;
-            std::mem::swap(announced, gathered);
+            std::mem::swap(&mut state.announced, &mut state.gathered);
             state.turns.fill(0);
-            state.failure = disagreement(&state.calls);
+            if let Some(error) = disagreement(&state.calls) {
+                state.fail(number, error);
+            }
             self.shared.changed.notify_all();
         }
-        drop(state);
+        drop(guard);
         self.wait(call, Wait::Calls(number))
     }
 
-    /// Waits until no worker is needed any more. Fails if one that is needed is gone, if anything has failed anywhere,
+    /// Waits until no worker is needed any more. Fails if one that is needed is gone, if the call has failed elsewhere,
     /// or after the timeout.
     fn wait(&self, call: Call, wait: Wait) -> Result<(), SyncError> {
+        let Shared {
+            world,
+            timeout,
+            changed,
+            ..
+        } = &*self.shared;
         let began = Instant::now();
         let mut state = self.state();
+        let number = state.calls_made[self.rank];
         loop {
-            if let Some(failure) = &state.failure {
-                return Err(failure.clone());
-            }
-            let needed = (0..self.shared.world).filter(|&rank| wait.needs(rank, &state));
+            state.failed(number)?;
+            let needed = (0..*world).filter(|&rank| wait.needs(rank, &state));
             if needed.clone().next().is_none() {
                 return Ok(());
             }
             if let Some((rank, reason)) = needed.clone().find_map(|rank| Some((rank, state.gone[rank]?))) {
-                let failure = SyncError::PeerGone {
+                let gone = SyncError::PeerGone {
                     rank,
                     reason: reason.to_owned(),
                 };
-                drop(state);
-                self.fail(failure.clone());
-                return Err(failure);
+                state.fail(number, gone.clone());
+                changed.notify_all();
+                return Err(gone);
             }
-            let Some(left) = self
-                .shared
-                .timeout
-                .checked_sub(began.elapsed())
-                .filter(|left| !left.is_zero())
-            else {
-                let timeout = SyncError::Timeout {
-                    rank: self.rank,
+            let left = timeout.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                let (rank, waited_for) = (self.rank, needed.collect());
+                let error = SyncError::Timeout {
+                    rank,
                     call: call.to_string(),
-                    waited_for: needed.collect(),
-                    timeout: self.shared.timeout,
+                    waited_for,
+                    timeout: *timeout,
                 };
-                drop(state);
-                self.fail(SyncError::PeerGone {
-                    rank: self.rank,
-                    reason: timeout.to_string(),
-                });
-                return Err(timeout);
-            };
-            (state, _) = self
-                .shared
-                .changed
+                state.fail(
+                    number,
+                    SyncError::PeerGone {
+                        rank,
+                        reason: error.to_string(),
+                    },
+                );
+                changed.notify_all();
+                return Err(error);
+            }
+            (state, _) = changed
                 .wait_timeout(state, left)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-    }
-
-    /// Makes every call of every worker return `failure`, unless one has failed before.
-    fn fail(&self, failure: SyncError) {
-        self.state().failure.get_or_insert(failure);
-        self.shared.changed.notify_all();
     }
 
     fn copy_out(&self, index: usize, values: &mut [f32]) {
@@ -312,10 +328,16 @@ impl Transport for InProcess {
     }
 
     fn abort(&mut self, reason: &str) {
-        self.fail(SyncError::PeerGone {
-            rank: self.rank,
-            reason: reason.to_owned(),
-        });
+        let mut state = self.state();
+        let from_call = state.calls_made[self.rank] + 1;
+        state.fail(
+            from_call,
+            SyncError::PeerGone {
+                rank: self.rank,
+                reason: reason.to_owned(),
+            },
+        );
+        self.shared.changed.notify_all();
     }
 }
 
@@ -327,5 +349,83 @@ impl Drop for InProcess {
             "it ended while others still needed it; its own log says why"
         });
         self.shared.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two workers are in an all-reduce and need the third, which has announced it as well.
+    fn third_leaves_in_mid_reduce(leave: fn(InProcess)) -> [Result<(), SyncError>; 2] {
+        let mut transports = in_process(3, Duration::from_secs(60));
+        let third = transports.pop().unwrap();
+        let others = transports
+            .into_iter()
+            .map(|mut transport| std::thread::spawn(move || transport.all_reduce_sum(&mut [1.0; 10])));
+        let others = others.collect::<Vec<_>>();
+        let third = std::thread::spawn(move || {
+            third.enter(Call::AllReduce { length: 10 }, &[]).unwrap();
+            leave(third);
+        });
+        let results = others
+            .into_iter()
+            .map(|other| other.join().unwrap())
+            .collect::<Vec<_>>();
+        let _ = third.join();
+        results.try_into().unwrap()
+    }
+
+    #[test]
+    fn a_drop_in_mid_reduce_wakes_the_others() {
+        for result in third_leaves_in_mid_reduce(drop) {
+            let reason = "it ended while others still needed it; its own log says why".to_owned();
+            assert_eq!(result, Err(SyncError::PeerGone { rank: 2, reason }));
+        }
+    }
+
+    #[test]
+    fn a_panic_in_mid_reduce_wakes_the_others() {
+        for result in third_leaves_in_mid_reduce(|_third| panic!("on purpose")) {
+            let reason = "its thread panicked; the message of the panic says why".to_owned();
+            assert_eq!(result, Err(SyncError::PeerGone { rank: 2, reason }));
+        }
+    }
+
+    #[test]
+    fn only_the_workers_before_in_the_order_are_needed_for_a_turn() {
+        let transport = &in_process(4, Duration::ZERO)[0];
+        let needed = |wait: Wait| {
+            (0..4)
+                .filter(|&rank| wait.needs(rank, &transport.state()))
+                .collect::<Vec<_>>()
+        };
+        let before_worker_1 = Wait::Turns {
+            segment: 2,
+            first: 2,
+            count: 3,
+        };
+        assert_eq!(needed(before_worker_1), [0, 2, 3]);
+        transport.state().turns[2] = 2;
+        assert_eq!(needed(before_worker_1), [0]);
+        transport.state().turns[2] = 3;
+        assert_eq!(needed(before_worker_1), []);
+
+        transport.state().calls_made = vec![7, 6, 7, 8];
+        assert_eq!(needed(Wait::Calls(7)), [1]);
+    }
+
+    #[test]
+    fn a_call_that_one_worker_has_come_through_succeeds_for_all() {
+        let mut transports = in_process(2, Duration::from_secs(60));
+        // Both have announced a first call. Worker 0 is through and gives up; worker 1 has not even woken up.
+        transports[0].state().calls_made = vec![1, 1];
+        transports[0].abort("out of disk");
+        assert_eq!(transports[1].wait(Call::AllGather, Wait::Calls(1)), Ok(()));
+        let gone = SyncError::PeerGone {
+            rank: 0,
+            reason: "out of disk".to_owned(),
+        };
+        assert_eq!(transports[1].all_reduce_sum(&mut [1.0]), Err(gone));
     }
 }

@@ -43,8 +43,9 @@ pub trait Transport: Send {
     /// sum divided by `world`. The result has the same bits on every worker.
     ///
     /// It divides, and does not multiply by a rounded 1/world, so that workers that are equal stay equal to the bit
-    /// where float32 allows it: always with 1, 2 or 4 workers. With another number the sum itself may round, and an
-    /// average of equal values can be off in the last bits. One worker's values are not touched.
+    /// where float32 allows it: always with 1, 2 or 4 workers, unless the sum overflows. With another number the sum
+    /// itself may round, and an average of equal values can be off in the last bit or two. One worker's values are not
+    /// touched.
     fn all_reduce_average(&mut self, values: &mut [f32]) -> Result<(), SyncError> {
         let world = self.world();
         if world == 1 {
