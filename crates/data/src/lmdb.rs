@@ -109,8 +109,8 @@ impl LmdbSource {
             datum: Datum::default(),
         };
         if meta.entries > 0 {
-            source.rewind()?;
             source.check_length()?;
+            source.rewind()?;
         }
         Ok(source)
     }
@@ -122,16 +122,16 @@ impl LmdbSource {
         if self.file_length >= expected {
             return Ok(());
         }
-        let complete = (0..self.meta.entries).try_for_each(|_| {
-            let (_, value) = self.node()?;
-            if let Value::InPages { page, length } = value {
-                self.value_offset(page, length)?;
-            }
-            self.skip(1)
+        let complete = self.rewind().and_then(|()| {
+            (0..self.meta.entries).try_for_each(|_| {
+                if let (_, Value::InPages { page, length }) = self.node()? {
+                    self.value_offset(page, length)?;
+                }
+                self.skip(1)
+            })
         });
         let detail = format!("the file has {} bytes of {expected}, it is truncated", self.file_length);
-        complete.map_err(|_| DataError::corrupt(&self.folder, detail))?;
-        self.rewind()
+        complete.map_err(|_| DataError::corrupt(&self.folder, detail))
     }
 
     fn rewind(&mut self) -> Result<(), DataError> {
