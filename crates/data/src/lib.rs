@@ -1,1 +1,32 @@
-//! To come.
+//! Records and batches: sources, transforms, datasets.
+//!
+//! A [`Source`] yields [`Record`]s as they are stored (LMDB, IDX, CIFAR-10 binary); a [`BatchReader`] decodes them, applies
+//! Caffe's `transform_param` and hands out [`Batch`]es that a thread of its own prepares ahead. [`build_dataset`], [`convert`]
+//! and [`compute_mean`] make what Caffe's converters make.
+
+mod batch;
+mod cifar10;
+mod decode;
+mod error;
+mod idx;
+mod lmdb;
+mod lmdb_writer;
+mod mean;
+mod plan;
+mod random;
+mod record;
+mod source;
+mod transform;
+
+pub use batch::{Batch, BatchConfig, BatchReader};
+pub use cifar10::Cifar10Source;
+pub use decode::{ColorMode, Image, decode_image};
+pub use error::DataError;
+pub use idx::IdxSource;
+pub use lmdb::LmdbSource;
+pub use lmdb_writer::LmdbWriter;
+pub use mean::{MeanImage, MeanReport, compute_mean};
+pub use plan::{End, Shard};
+pub use record::{Pixels, Record};
+pub use source::{Backend, Source, open_source};
+pub use transform::{TransformSpec, Transformer, Values};
