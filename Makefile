@@ -1,0 +1,41 @@
+# rustup installs here, and a shell opened before that does not know it.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+SPARKNET := $(or $(CARGO_TARGET_DIR),target)/release/sparknet
+SOLVER := models/lenet/solver.prototxt
+MODEL := models/lenet/net.prototxt
+WEIGHTS = models/lenet/lenet_iter_$(shell sed -n 's/^max_iter: *//p' $(SOLVER)).caffemodel
+WORKERS ?= 2
+TAU ?= 10
+FUZZ_SECONDS ?= 60
+
+.PHONY: help deps build demo test lint fuzz clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST)
+
+deps: ## check for Rust and a C compiler; install the compiler where that is allowed
+	@scripts/deps.sh build
+
+build: deps ## build the command target/release/sparknet
+	cargo build --release --locked
+
+demo: build ## train LeNet on Fashion-MNIST for about half a minute and evaluate it
+	@if [ ! -d data/fashion_mnist_train_lmdb ] || [ ! -d data/fashion_mnist_test_lmdb ]; then \
+		scripts/deps.sh dataset && $(SPARKNET) dataset fashion-mnist data; \
+	fi
+	$(SPARKNET) train --solver $(SOLVER) --workers $(WORKERS) --tau $(TAU)
+	$(SPARKNET) test --model $(MODEL) --weights $(WEIGHTS)
+
+test: deps ## run all tests
+	cargo test --workspace --locked
+
+lint: deps ## check formatting and clippy's warnings
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+fuzz: deps ## feed random input to the text and binary readers for a minute (FUZZ_SECONDS)
+	SPARKNET_FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test -p sparknet-proto --locked fuzz
+
+clean: ## remove what was built; data/ and trained models stay
+	cargo clean
