@@ -292,6 +292,22 @@ impl Net {
         self.reshape()
     }
 
+    /// The shapes of the tops of layer `layer`.
+    pub fn feed_shapes(&self, layer: usize) -> Vec<Shape> {
+        self.layers[layer].plan.tops.iter().map(|blob| self.blobs[*blob].shape.clone()).collect()
+    }
+
+    /// Exchanges the values of top `top` of layer `layer` with `values`: feeding without a copy. `values` has to hold
+    /// as many as the top; if not, nothing happens and the answer is false.
+    pub fn swap_feed(&mut self, layer: usize, top: usize, values: &mut Vec<f32>) -> bool {
+        let buffer = &mut self.data[self.layers[layer].top_data[top]];
+        let fits = buffer.len() == values.len();
+        if fits {
+            mem::swap(buffer, values);
+        }
+        fits
+    }
+
     fn reshape(&mut self) -> Result<(), Error> {
         let mut shapes: Vec<Shape> = self.blobs.iter().map(|blob| blob.shape.clone()).collect();
         for (layer, spec) in self.layers.iter_mut().zip(&self.spec.layers) {

@@ -1,0 +1,165 @@
+//! The files of a run's snapshot, and how a run is taken up from them.
+//!
+//! A snapshot is a `.caffemodel` with the weights that all workers agree on (their average between two rounds) and a
+//! `.solverstate` that Caffe reads too, with what each worker holds beside them: its histories where they differ from
+//! worker 0's, its weights between two rounds, and how far it is in its data.
+
+use std::path::{Path, PathBuf};
+
+use sparknet_engine::{
+    Solver,
+    snapshot::{arena_from_proto, arena_to_proto},
+};
+use sparknet_proto::{
+    binary,
+    caffe::{SolverState, WorkerState},
+    read_weights,
+};
+
+use crate::Error;
+
+/// A snapshot's two files.
+#[derive(Clone, Debug)]
+pub struct SnapshotFiles {
+    /// The `.caffemodel`.
+    pub model: PathBuf,
+    /// The `.solverstate`.
+    pub state: PathBuf,
+}
+
+impl SnapshotFiles {
+    /// The files of iteration `iteration` behind `prefix`, named as Caffe names them.
+    pub fn new(prefix: &Path, iteration: u64) -> Self {
+        let with = |extension: &str| {
+            let mut name = prefix.as_os_str().to_owned();
+            name.push(format!("_iter_{iteration}.{extension}"));
+            PathBuf::from(name)
+        };
+        Self { model: with("caffemodel"), state: with("solverstate") }
+    }
+}
+
+/// Checks before the first iteration that snapshots can be written behind `prefix`.
+///
+/// # Errors
+/// A folder that is missing or cannot be written to.
+pub fn check_prefix(prefix: &Path) -> Result<(), Error> {
+    let folder = match prefix.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let error = |fact: String| Error::Path { path: folder.to_owned(), fact };
+    if !folder.is_dir() {
+        return Err(error("snapshots go to this folder, which does not exist: create it or set snapshot_prefix".into()));
+    }
+    let probe = folder.join(format!(".sparknet-{}", std::process::id()));
+    std::fs::write(&probe, b"")
+        .and_then(|()| std::fs::remove_file(&probe))
+        .map_err(|cause| error(format!("snapshots cannot be written to this folder ({cause}): set snapshot_prefix")))
+}
+
+/// What a worker holds beside the weights that all share. `agrees` is whether its weights are those of all.
+pub fn worker_state(solver: &Solver, positions_batches: Vec<u64>, agrees: bool) -> WorkerState {
+    let net = solver.net();
+    let weight = if agrees { Vec::new() } else { arena_to_proto(net.params(), net.param_arena()).collect() };
+    WorkerState {
+        history: solver.histories_to_proto(),
+        weight,
+        data_position_batches: positions_batches,
+        recent_loss: solver.recent_losses().collect(),
+    }
+}
+
+/// Writes the snapshot: `params` are the weights of all, `workers` each worker's state in order of rank. The model is
+/// written first, so that a state never names a model that is not there.
+///
+/// # Errors
+/// Files that cannot be written; each is then as it was before.
+pub fn write(
+    files: &SnapshotFiles,
+    solver: &Solver,
+    params: &[f32],
+    mut workers: Vec<WorkerState>,
+    run_seed: u64,
+) -> Result<(), Error> {
+    let net = solver.net();
+    let gradients = solver.spec().snapshot_diff.then(|| net.gradient_arena());
+    binary::write_file(&files.model, &net.to_proto(params, gradients))?;
+    let mut state = solver.state_to_proto(&files.model.display().to_string());
+    for worker in &mut workers {
+        if worker.history == state.history {
+            worker.history.clear();
+        }
+    }
+    state.worker = workers;
+    state.run_seed = Some(run_seed as i64);
+    binary::write_file(&files.state, &state)?;
+    Ok(())
+}
+
+/// A snapshot that a run is taken up from.
+#[derive(Clone, Debug)]
+pub struct Resume {
+    path: PathBuf,
+    state: SolverState,
+}
+
+impl Resume {
+    /// Reads a `.solverstate` for a run of `workers` workers. A state that Caffe wrote has none and suits any number.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or a run of another number of workers.
+    pub fn read(path: &Path, workers: usize) -> Result<Self, Error> {
+        let state: SolverState = binary::read_file(path)?;
+        let error = |fact: String| Error::Path { path: path.to_owned(), fact };
+        if state.learned_net().is_empty() && state.history.is_empty() {
+            return Err(error("this is no .solverstate: give the one beside the .caffemodel".to_owned()));
+        }
+        let found = state.worker.len();
+        if found != 0 && found != workers {
+            return Err(error(format!("it is of a run with --workers {found}, not {workers}: give --workers {found}")));
+        }
+        Ok(Self { path: path.to_owned(), state })
+    }
+
+    /// The seed that the run had.
+    pub fn run_seed(&self) -> Option<u64> {
+        self.state.run_seed.map(|seed| seed as u64)
+    }
+
+    /// How far worker `rank` is in its data.
+    pub fn positions_batches(&self, rank: usize) -> Vec<u64> {
+        self.state.worker.get(rank).map(|worker| worker.data_position_batches.clone()).unwrap_or_default()
+    }
+
+    /// The model beside the state: where the state says it is, or else in the state's own folder.
+    fn model(&self) -> PathBuf {
+        let named = PathBuf::from(self.state.learned_net());
+        match (named.exists(), named.file_name(), self.path.parent()) {
+            (false, Some(name), Some(folder)) => folder.join(name),
+            _ => named,
+        }
+    }
+
+    /// Takes worker `rank`'s solver to where it was.
+    ///
+    /// # Errors
+    /// Files that are missing, damaged, or of another net or solver.
+    pub fn restore(&self, solver: &mut Solver, rank: usize) -> Result<(), Error> {
+        solver.net_mut().copy_weights_from(&read_weights(&self.model())?)?;
+        solver.restore_state(&self.state, &self.path)?;
+        let Some(worker) = self.state.worker.get(rank) else {
+            return Ok(());
+        };
+        let error = |fact: String| Error::Path { path: self.path.clone(), fact };
+        if !worker.history.is_empty() {
+            solver.restore_histories(&worker.history).map_err(error)?;
+        }
+        if !worker.weight.is_empty() {
+            let params = solver.net().params().to_vec();
+            arena_from_proto(&worker.weight, &params, solver.net_mut().param_arena_mut()).map_err(error)?;
+        }
+        solver.restore(solver.iteration(), solver.current_step(), &worker.recent_loss);
+        Ok(())
+    }
+}

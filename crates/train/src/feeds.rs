@@ -1,0 +1,257 @@
+//! The seam between data and nets: opens a reader for every data layer of a net, and fills the layers' tops with its
+//! batches.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
+
+use sparknet_data::{Backend, Batch, BatchConfig, BatchReader, End, Shard};
+use sparknet_engine::{
+    InputShapes, Net, Phase, Shape,
+    spec::{DataBackend, LayerKind, LayerSpec, TransformSpec},
+};
+
+use crate::{Error, job::resolve};
+
+/// Which part of the data a worker takes, and from where.
+#[derive(Clone, Debug)]
+pub struct FeedSettings {
+    /// The folder where relative paths are looked for second.
+    pub folder: PathBuf,
+    /// Train: records for ever. Test: each record once.
+    pub phase: Phase,
+    /// This worker.
+    pub rank: usize,
+    /// The number of workers.
+    pub world: usize,
+    /// The seed of crops and mirrors, the same for all workers.
+    pub seed: u64,
+    /// Batches that this worker has already taken from each data layer, in the net's order; missing ones are 0.
+    pub positions_batches: Vec<u64>,
+    /// In tests: batches of all workers together; `None` for all there are.
+    pub max_batches: Option<u64>,
+}
+
+/// The readers of a net's data layers.
+pub struct Feeds {
+    feeds: Vec<Feed>,
+}
+
+struct Feed {
+    layer: usize,
+    tops: usize,
+    reader: BatchReader,
+    batch: Batch,
+    batch_size: usize,
+    taken_batches: u64,
+}
+
+/// Opens readers as a net that is being built asks for shapes.
+pub struct FeedOpener {
+    settings: FeedSettings,
+    /// By layer name.
+    readers: HashMap<String, BatchReader>,
+}
+
+impl FeedOpener {
+    /// An opener for one net.
+    pub fn new(settings: FeedSettings) -> Self {
+        Self { settings, readers: HashMap::new() }
+    }
+
+    fn open(
+        &self,
+        source: &Path,
+        backend: Backend,
+        batch_size: usize,
+        prefetch: usize,
+        rand_skip: usize,
+        transform: &TransformSpec,
+    ) -> Result<BatchReader, Error> {
+        let FeedSettings { folder, phase, rank, world, seed, positions_batches, max_batches } = &self.settings;
+        let is_train = *phase == Phase::Train;
+        Ok(BatchReader::open(BatchConfig {
+            source: source.to_owned(),
+            backend,
+            batch_size,
+            transform: sparknet_data::TransformSpec {
+                scale: transform.scale,
+                mirror: transform.mirror,
+                crop_size: transform.crop_size,
+                mean_file: transform.mean_file.as_ref().map(|path| resolve(path, folder)),
+                mean_values: transform.mean_values.clone(),
+                force_color: transform.force_color,
+                force_gray: transform.force_gray,
+            },
+            phase_train: is_train,
+            rank: *rank,
+            world: *world,
+            seed: *seed,
+            start_batches: positions_batches.get(self.readers.len()).copied().unwrap_or(0),
+            prefetch,
+            end: if is_train { End::Wrap } else { End::Stop },
+            shard: if is_train { Shard::Records } else { Shard::Batches },
+            max_batches: *max_batches,
+            rand_skip: rand_skip as u64,
+        })?)
+    }
+
+    /// Opens the reader of a Data layer and returns the shapes of its tops.
+    fn open_layer(&mut self, layer: &LayerSpec) -> Result<Vec<Shape>, Error> {
+        let LayerKind::Data(data) = &layer.kind else {
+            return Ok(Vec::new());
+        };
+        let source = resolve(&data.source, &self.settings.folder);
+        let backend = match data.backend {
+            DataBackend::Lmdb => Backend::Lmdb,
+            DataBackend::LevelDb => Backend::Leveldb,
+        };
+        let reader = self.open(&source, backend, data.batch_size, data.prefetch, data.rand_skip, &data.transform)?;
+        let [channels, height, width] = reader.record_shape();
+        let mut shapes = vec![Shape::from([data.batch_size, channels, height, width]), Shape::from([data.batch_size])];
+        shapes.truncate(layer.tops.len());
+        self.readers.insert(layer.name.clone(), reader);
+        Ok(shapes)
+    }
+
+    /// Opens the readers of a net that is built already, as for another pass over its data.
+    ///
+    /// # Errors
+    /// Data that cannot be opened any more.
+    pub fn open_for(&mut self, net: &Net) -> Result<(), Error> {
+        for layer in net.spec().layers.iter().filter(|layer| matches!(layer.kind, LayerKind::Data(_))) {
+            self.open_layer(layer)?;
+        }
+        Ok(())
+    }
+
+    /// The feeds of the net that was built with this opener.
+    ///
+    /// # Errors
+    /// A layer that is fed from outside and has no data.
+    pub fn finish(mut self, net: &Net) -> Result<Feeds, Error> {
+        let mut feeds = Vec::new();
+        for (layer, spec) in net.spec().layers.iter().enumerate() {
+            let no_data = |fact: String| Error::Feed { layer: spec.name.clone(), fact };
+            let (reader, batch_size) = match &spec.kind {
+                LayerKind::Data(data) => match self.readers.remove(&spec.name) {
+                    Some(reader) => (reader, data.batch_size),
+                    None => return Err(no_data("two data layers have this name: rename one".to_owned())),
+                },
+                LayerKind::MemoryData(data) => {
+                    let Some(source) = &data.source else {
+                        return Err(no_data(
+                            "a MemoryData layer is fed by a program: give it a source, or use a Data layer".to_owned(),
+                        ));
+                    };
+                    // CaffeOnSpark writes sources as URLs.
+                    let path = resolve(source.strip_prefix("file:").unwrap_or(source), &self.settings.folder);
+                    let backend = Backend::detect(&path)?;
+                    let reader = self.open(&path, backend, data.batch_size, 4, 0, &data.transform)?;
+                    let found = Shape::from(reader.record_shape());
+                    let wanted = net.blob_shape(&spec.tops[0])?.dims()[1..].to_vec();
+                    if found.dims() != wanted {
+                        return Err(no_data(format!(
+                            "its records have shape {found}, but memory_data_param says {}",
+                            Shape::new(wanted)
+                        )));
+                    }
+                    (reader, data.batch_size)
+                }
+                LayerKind::Input(_) => {
+                    return Err(no_data("an Input layer has no data: use a Data layer here".to_owned()));
+                }
+                _ => continue,
+            };
+            let (tops, batch) = (spec.tops.len(), Batch::default());
+            feeds.push(Feed { layer, tops, reader, batch, batch_size, taken_batches: 0 });
+        }
+        for (feed, position) in feeds.iter_mut().zip(&self.settings.positions_batches) {
+            feed.taken_batches = *position;
+        }
+        Ok(Feeds { feeds })
+    }
+}
+
+impl InputShapes for FeedOpener {
+    fn top_shapes(&mut self, layer: &LayerSpec) -> Result<Vec<Shape>, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(self.open_layer(layer)?)
+    }
+}
+
+impl Feeds {
+    /// Fills the net's data layers with their next batches. Returns the number of records and the batch's number among
+    /// those of all workers, or `None` after the last record of a test.
+    ///
+    /// # Errors
+    /// Data that cannot be read, or a last batch that some layer cannot take.
+    pub fn fill(&mut self, net: &mut Net) -> Result<Option<(usize, u64)>, Error> {
+        let mut filled = None;
+        for feed in &mut self.feeds {
+            let used = std::mem::take(&mut feed.batch);
+            if !used.data.is_empty() {
+                feed.reader.recycle(used);
+            }
+            let Some(batch) = feed.reader.next()? else {
+                return Ok(None);
+            };
+            feed.batch = batch;
+            feed.taken_batches += 1;
+            filled = Some((feed.batch.count, feed.batch.index));
+            feed.reshape(net)?;
+            let values = [&mut feed.batch.data, &mut feed.batch.labels];
+            for (top, values) in values.into_iter().enumerate().take(feed.tops) {
+                if !net.swap_feed(feed.layer, top, values) {
+                    let spec = &net.spec().layers[feed.layer];
+                    return Err(Error::Feed {
+                        layer: spec.name.clone(),
+                        fact: format!("a batch has {} values where blob '{}' has another number", values.len(), spec.tops[top]),
+                    });
+                }
+            }
+        }
+        Ok(filled)
+    }
+
+    /// Whether there is any data layer.
+    pub fn is_empty(&self) -> bool {
+        self.feeds.is_empty()
+    }
+
+    /// Records in a full batch of the first data layer.
+    pub fn batch_size(&self) -> usize {
+        self.feeds.first().map_or(0, |feed| feed.batch_size)
+    }
+
+    /// Records of the first data layer's source.
+    pub fn len_records(&self) -> u64 {
+        self.feeds.first().map_or(0, |feed| feed.reader.len_records())
+    }
+
+    /// Batches taken from each data layer so far, those before a resume included.
+    pub fn positions_batches(&self) -> Vec<u64> {
+        self.feeds.iter().map(|feed| feed.taken_batches).collect()
+    }
+
+    /// Seconds that [`Feeds::fill`] has waited for readers so far.
+    pub fn wait_seconds(&self) -> f64 {
+        self.feeds.iter().map(|feed| feed.reader.wait_seconds()).sum()
+    }
+}
+
+impl Feed {
+    /// Lets the net follow where this batch has another size than the last one.
+    fn reshape(&self, net: &mut Net) -> Result<(), Error> {
+        let mut shapes = net.feed_shapes(self.layer);
+        if shapes[0].dims()[0] == self.batch.count {
+            return Ok(());
+        }
+        for shape in &mut shapes {
+            let mut dims = shape.dims().to_vec();
+            dims[0] = self.batch.count;
+            *shape = Shape::new(dims);
+        }
+        Ok(net.reshape_feed(self.layer, &shapes)?)
+    }
+}
