@@ -82,7 +82,7 @@ pub enum Error {
     },
     /// A file could not be read or written.
     #[error(transparent)]
-    File(#[from] std::io::Error),
+    File(#[from] sparknet_proto::Error),
     /// The loss is not a number any more.
     #[error(
         "the loss is {loss} at iteration {iteration}, first seen in layer '{layer}': \

@@ -1,6 +1,16 @@
 //! One worker's loop, a run of several workers, and the events of a run.
 
+pub mod checkpoint;
 pub mod draw;
+mod error;
 pub mod evaluation;
 pub mod events;
+pub mod feeds;
+pub mod job;
+pub mod run;
+pub mod signals;
 pub mod sinks;
+pub mod tester;
+pub mod worker;
+
+pub use error::Error;

@@ -1,0 +1,191 @@
+//! A run of several workers in this process, each with threads of its own.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use sparknet_sync::{AllReduce, Average, HistoryPolicy, InProcess, SyncStrategy, in_process};
+
+use crate::{
+    Error,
+    checkpoint::Resume,
+    events::Sink,
+    job::Job,
+    signals::Control,
+    worker::{Worker, WorkerResult, WorkerSettings},
+};
+
+/// How the workers agree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sync {
+    /// SparkNet: the weights are averaged every `tau` iterations.
+    Average {
+        /// Iterations that a worker trains alone.
+        tau: u64,
+        /// What becomes of the workers' histories.
+        history: HistoryPolicy,
+    },
+    /// Synchronous SGD: the gradients are averaged every iteration.
+    AllReduce,
+}
+
+impl Sync {
+    fn strategy(self) -> Result<Box<dyn SyncStrategy>, Error> {
+        Ok(match self {
+            Self::Average { tau, history } => Box::new(Average::new(tau, history)?),
+            Self::AllReduce => Box::new(AllReduce),
+        })
+    }
+
+    /// The strategy in words.
+    fn describe(self, workers: usize) -> String {
+        match self {
+            _ if workers == 1 => "alone".to_owned(),
+            Self::Average { tau, .. } => format!("average of weights every {tau} iterations"),
+            Self::AllReduce => "average of gradients every iteration".to_owned(),
+        }
+    }
+}
+
+/// A run: a job, and what the command line says beside it.
+#[derive(Clone, Debug)]
+pub struct RunSettings {
+    /// The solver and its nets.
+    pub job: Job,
+    /// The number of workers.
+    pub workers: usize,
+    /// Threads of all workers together; `None` for one a core.
+    pub threads: Option<usize>,
+    /// How the workers agree.
+    pub sync: Sync,
+    /// A `.solverstate` to take the run up from.
+    pub snapshot: Option<PathBuf>,
+    /// Files to take weights from before training; the solver's own where empty.
+    pub weights: Vec<PathBuf>,
+    /// Whether training goes on when the loss is not a number any more.
+    pub allow_nan: bool,
+    /// How long a worker waits for another before the run ends.
+    pub sync_timeout: Duration,
+    /// What signals ask for.
+    pub control: Control,
+}
+
+impl RunSettings {
+    /// One worker, everything else as the solver says.
+    pub fn new(job: Job) -> Self {
+        Self {
+            job,
+            workers: 1,
+            threads: None,
+            sync: Sync::Average { tau: 10, history: HistoryPolicy::Keep },
+            snapshot: None,
+            weights: Vec::new(),
+            allow_nan: false,
+            sync_timeout: Duration::from_secs(3600),
+            control: Control::default(),
+        }
+    }
+}
+
+/// The number of threads of a machine with `cores` cores that each of `workers` gets.
+pub fn threads_per_worker(threads: Option<usize>, workers: usize) -> usize {
+    let cores = threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
+    (cores / workers.max(1)).max(1)
+}
+
+/// Runs `work` on a pool of `threads` threads of its own.
+///
+/// # Errors
+/// Threads that cannot be started; what `work` says.
+pub fn on_threads<T: Send>(threads: usize, work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build()
+        .map_err(|error| Error::Usage(format!("{threads} threads cannot be started ({error}): give fewer")))?;
+    pool.install(work)
+}
+
+/// Trains with all workers and returns what worker 0 leaves behind; `sink` hears of everything.
+///
+/// # Errors
+/// Whatever ends the run, from the worker where it happened.
+pub fn run(settings: RunSettings, sink: &mut dyn Sink) -> Result<WorkerResult, Error> {
+    let RunSettings { job, workers, threads, sync, snapshot, mut weights, allow_nan, sync_timeout, control } = settings;
+    if workers == 0 {
+        return Err(Error::Usage("--workers is 0: give at least 1".to_owned()));
+    }
+    if snapshot.is_some() && !weights.is_empty() {
+        return Err(Error::Usage(
+            "--snapshot and --weights are both given: resume with one or fine-tune with the other".to_owned(),
+        ));
+    }
+    if snapshot.is_none() && weights.is_empty() {
+        weights = job.solver.weights.iter().map(PathBuf::from).collect();
+    }
+    let resume = snapshot.map(|path| Resume::read(&path, workers)).transpose()?;
+    let seed = job.solver.random_seed.or(resume.as_ref().and_then(Resume::run_seed)).unwrap_or_else(seed_from_clock);
+    let worker_settings = WorkerSettings {
+        job,
+        resume,
+        weights,
+        seed,
+        allow_nan,
+        sync: sync.describe(workers),
+        control,
+        states: Arc::new(Mutex::new(BTreeMap::new())),
+    };
+    sync.strategy()?;
+    let threads = threads_per_worker(threads, workers);
+
+    let mut results = thread::scope(|scope| {
+        let mut sink = Some(sink);
+        let spawned: Vec<_> = in_process(workers, sync_timeout)
+            .into_iter()
+            .enumerate()
+            .map(|(rank, transport)| {
+                let settings = &worker_settings;
+                // Written out, because only here may the sink's lifetime shrink to that of the run.
+                let sink = sink.take().map(|sink| -> &mut dyn Sink { sink });
+                thread::Builder::new()
+                    .name(format!("worker {rank}"))
+                    .spawn_scoped(scope, move || {
+                        on_threads(threads, move || run_worker(settings, sync, transport, sink))
+                    })
+                    .map_err(|error| Error::Worker { rank, fact: format!("its thread cannot be started: {error}") })
+            })
+            .collect();
+        spawned
+            .into_iter()
+            .enumerate()
+            .map(|(rank, worker)| {
+                worker?.join().unwrap_or_else(|_| {
+                    Err(Error::Worker { rank, fact: "it panicked; please report this as a bug".to_owned() })
+                })
+            })
+            .collect::<Vec<Result<WorkerResult, Error>>>()
+    });
+    // The error of the worker where it happened says more than those of its peers.
+    if let Some(index) = results.iter().position(|r| r.as_ref().is_err_and(|error| !error.is_from_a_peer())) {
+        return results.swap_remove(index);
+    }
+    results.swap_remove(0)
+}
+
+fn run_worker<'a>(
+    settings: &'a WorkerSettings,
+    sync: Sync,
+    transport: InProcess,
+    sink: Option<&'a mut dyn Sink>,
+) -> Result<WorkerResult, Error> {
+    Worker::new(settings, sync.strategy()?, Box::new(transport), sink)?.run()
+}
+
+fn seed_from_clock() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    // A seed has to survive the state's int64, and a user may want to type it.
+    since_epoch.as_nanos() as u64 % 1_000_000_007
+}

@@ -1,0 +1,452 @@
+//! One worker's loop: train alone, agree with the others, test, write snapshots.
+//!
+//! Everything that workers do together (agreeing, testing, snapshots, stopping) happens at iterations that all of them
+//! know beforehand, or that they have told each other in the last exchange. So no worker ever waits for one that does
+//! not come, and the same run taken up again does the same.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use serde::{Deserialize, Serialize};
+use sparknet_engine::{Net, Phase, Solver, random};
+use sparknet_proto::{caffe::WorkerState, read_weights};
+use sparknet_sync::{Replica, Round, SyncStrategy, Transport};
+
+use crate::{
+    Error,
+    checkpoint::{self, Resume, SnapshotFiles},
+    events::{Event, Finish, Iteration, RoundEnd, Sink, SnapshotWritten, Start, Test},
+    feeds::{FeedOpener, FeedSettings, Feeds},
+    job::Job,
+    signals::Control,
+    tester::{TestResult, Tester},
+};
+
+/// What every worker of a run is given alike.
+pub struct WorkerSettings {
+    /// The solver and its nets.
+    pub job: Job,
+    /// Where a run is taken up, if it is.
+    pub resume: Option<Resume>,
+    /// Files to take weights from before training.
+    pub weights: Vec<PathBuf>,
+    /// The seed of the run.
+    pub seed: u64,
+    /// Whether training goes on when the loss is not a number any more.
+    pub allow_nan: bool,
+    /// The strategy, in words.
+    pub sync: String,
+    /// What signals ask for.
+    pub control: Control,
+    /// Where workers put their states for worker 0 to write.
+    pub states: Arc<Mutex<BTreeMap<usize, WorkerState>>>,
+}
+
+/// What a worker leaves behind.
+#[derive(Debug)]
+pub struct WorkerResult {
+    /// Iterations done.
+    pub iteration: u64,
+    /// Whether the run was stopped before its end.
+    pub stopped: bool,
+    /// The weights that all workers agree on, laid out as the train net's arena.
+    pub params: Vec<f32>,
+    /// The last test of each test net.
+    pub tests: Vec<TestResult>,
+    /// The last snapshot's files.
+    pub snapshot: Option<SnapshotFiles>,
+}
+
+/// What workers tell each other when they meet.
+#[derive(Serialize, Deserialize)]
+struct Status {
+    average_loss_bits: u32,
+    seconds: Seconds,
+    stop: bool,
+    snapshot: bool,
+}
+
+/// Where a worker's time went since the last round.
+#[derive(Clone, Copy, Default, Serialize, Deserialize)]
+struct Seconds {
+    compute: f64,
+    data: f64,
+    sync: f64,
+}
+
+/// One of the workers of a run. Worker 0 speaks for all: it has the sinks and writes the snapshots.
+pub struct Worker<'a> {
+    settings: &'a WorkerSettings,
+    solver: Solver,
+    feeds: Feeds,
+    testers: Vec<Tester>,
+    strategy: Box<dyn SyncStrategy>,
+    transport: Box<dyn Transport>,
+    sink: Option<&'a mut dyn Sink>,
+    prefix: PathBuf,
+    /// The average of all weights, for tests and snapshots between two rounds.
+    average: Vec<f32>,
+    seconds: Seconds,
+    rounds: u64,
+    started: Instant,
+    /// Time of tests and snapshots, which is not training.
+    paused_seconds: f64,
+    last_snapshot: Option<(u64, SnapshotFiles)>,
+}
+
+impl<'a> Worker<'a> {
+    /// Builds a worker's nets and readers, from scratch or from where the run was left.
+    ///
+    /// # Errors
+    /// Anything that is wrong with the nets, their data, the weights or the snapshot.
+    pub fn new(
+        settings: &'a WorkerSettings,
+        strategy: Box<dyn SyncStrategy>,
+        transport: Box<dyn Transport>,
+        sink: Option<&'a mut dyn Sink>,
+    ) -> Result<Self, Error> {
+        let WorkerSettings { job, resume, weights, seed, .. } = settings;
+        let (rank, world) = (transport.rank(), transport.world());
+        let mut opener = FeedOpener::new(FeedSettings {
+            folder: job.train.folder.clone(),
+            phase: Phase::Train,
+            rank,
+            world,
+            seed: *seed,
+            positions_batches: resume.as_ref().map(|resume| resume.positions_batches(rank)).unwrap_or_default(),
+            max_batches: None,
+        });
+        let net = Net::new(job.train.spec.clone(), &mut opener, *seed)?;
+        let feeds = opener.finish(&net)?;
+        let mut solver = Solver::new(job.solver.clone(), net, random::key(&[*seed, rank as u64]));
+        solver.set_allow_nan(settings.allow_nan);
+        match resume {
+            Some(resume) => resume.restore(&mut solver, rank)?,
+            None => {
+                for path in weights {
+                    let taken = solver.net_mut().copy_weights_from(&read_weights(path)?)?;
+                    if taken == 0 {
+                        return Err(Error::Path {
+                            path: path.clone(),
+                            fact: "no layer of the net has a name that occurs in it: check that it is this net's"
+                                .to_owned(),
+                        });
+                    }
+                }
+            }
+        }
+        let testers = job
+            .tests
+            .iter()
+            .map(|(net, batches)| Tester::new(net, *batches, rank, world, *seed, Some(solver.net())))
+            .collect::<Result<Vec<_>, Error>>()?;
+        let prefix = job.snapshot_prefix();
+        if rank == 0 && (job.solver.snapshot > 0 || job.solver.snapshot_after_train) {
+            checkpoint::check_prefix(&prefix)?;
+        }
+        Ok(Self {
+            average: Vec::new(),
+            seconds: Seconds::default(),
+            rounds: 0,
+            started: Instant::now(),
+            paused_seconds: 0.0,
+            last_snapshot: None,
+            settings,
+            solver,
+            feeds,
+            testers,
+            strategy,
+            transport,
+            sink,
+            prefix,
+        })
+    }
+
+    /// Trains to the end, or until the run is stopped.
+    ///
+    /// # Errors
+    /// Whatever ends the run; the other workers are told.
+    pub fn run(mut self) -> Result<WorkerResult, Error> {
+        let result = self.train();
+        if let Err(error) = &result
+            && !error.is_from_a_peer()
+        {
+            self.transport.abort(&error.to_string());
+        }
+        result
+    }
+
+    fn train(&mut self) -> Result<WorkerResult, Error> {
+        let max_iter = self.solver.spec().max_iter;
+        let first = self.solver.iteration();
+        if first >= max_iter {
+            return Err(Error::Usage(format!(
+                "the snapshot is of iteration {first} and max_iter is {max_iter}: there is nothing left to train"
+            )));
+        }
+        self.announce(first);
+        if self.strategy.agrees_at(first) {
+            let (params, _, _) = self.solver.arenas_mut();
+            self.strategy.start(params, self.transport.as_mut())?;
+        }
+        self.started = Instant::now();
+        let mut displayed = (first, 0.0);
+        let mut stopped = false;
+        while self.solver.iteration() < max_iter && !stopped {
+            let iteration = self.solver.iteration();
+            let spec = self.solver.spec();
+            if is_due(iteration, spec.test_interval) && (iteration > 0 || spec.test_initialization) {
+                self.test(false)?;
+            }
+            let (lr, round) = self.step(iteration)?;
+            let done = iteration + 1;
+            let spec = self.solver.spec();
+            let display = is_due(done, spec.display);
+            let mut snapshot = is_due(done, spec.snapshot);
+            if round == Round::Completed || self.transport.world() == 1 || display || done == max_iter {
+                let statuses = self.exchange_statuses()?;
+                stopped = done < max_iter && statuses.iter().any(|status| status.stop);
+                snapshot |= statuses.iter().any(|status| status.snapshot);
+                self.report(done, lr, round, display, &statuses, &mut displayed);
+            }
+            if snapshot || stopped {
+                self.write_snapshot()?;
+            }
+        }
+        if !stopped {
+            self.finish()?;
+        }
+        self.conclude(first, stopped)
+    }
+
+    /// One iteration: gradients, update, and whatever the strategy does with them.
+    fn step(&mut self, iteration: u64) -> Result<(f32, Round), Error> {
+        let started = Instant::now();
+        let waited_before = self.feeds.wait_seconds();
+        let feeds = &mut self.feeds;
+        let loss = self.solver.compute_gradients(|net| feeds.fill(net).map(|_| ()))?;
+        let data_seconds = self.feeds.wait_seconds() - waited_before;
+        let computed = Instant::now();
+        let (_, gradients, _) = self.solver.arenas_mut();
+        self.strategy.after_backward(iteration, gradients, self.transport.as_mut())?;
+        let gradients_agreed = Instant::now();
+        let lr = self.solver.apply_update();
+        let updated = Instant::now();
+        let (params, gradients, histories) = self.solver.arenas_mut();
+        let replica = Replica { params, gradients, histories: &mut histories.iter_mut().map(Vec::as_mut_slice) };
+        let round = self.strategy.after_update(iteration + 1, replica, self.transport.as_mut())?;
+        self.seconds.data += data_seconds;
+        self.seconds.compute += (computed - started).as_secs_f64() - data_seconds;
+        self.seconds.compute += (updated - gradients_agreed).as_secs_f64();
+        self.seconds.sync += (gradients_agreed - computed).as_secs_f64() + updated.elapsed().as_secs_f64();
+        if let Some(sink) = &mut self.sink {
+            sink.progress(iteration + 1, loss);
+        }
+        Ok((lr, round))
+    }
+
+    fn exchange_statuses(&mut self) -> Result<Vec<Status>, Error> {
+        let control = &self.settings.control;
+        let status = Status {
+            average_loss_bits: self.solver.average_loss().to_bits(),
+            seconds: self.seconds,
+            stop: control.stop_requested(),
+            snapshot: control.take_snapshot_request(),
+        };
+        exchange(&status, self.transport.as_mut())
+    }
+
+    /// Tells the sinks of a round and of a display interval.
+    fn report(
+        &mut self,
+        done: u64,
+        lr: f32,
+        round: Round,
+        display: bool,
+        statuses: &[Status],
+        displayed: &mut (u64, f64),
+    ) {
+        if round == Round::Completed {
+            self.rounds += 1;
+            self.seconds = Seconds::default();
+            let each = |seconds: fn(&Seconds) -> f64| statuses.iter().map(|s| seconds(&s.seconds)).collect();
+            self.tell(Event::Round(RoundEnd {
+                iteration: done,
+                round: self.rounds,
+                compute_s: each(|seconds| seconds.compute),
+                data_s: each(|seconds| seconds.data),
+                sync_s: each(|seconds| seconds.sync),
+            }));
+        }
+        if display {
+            let sum_loss: f32 = statuses.iter().map(|status| f32::from_bits(status.average_loss_bits)).sum();
+            let training_seconds = self.started.elapsed().as_secs_f64() - self.paused_seconds;
+            let (since, since_seconds) = *displayed;
+            *displayed = (done, training_seconds);
+            self.tell(Event::Iteration(Iteration {
+                iteration: done,
+                loss: sum_loss / statuses.len() as f32,
+                lr,
+                images_per_s: self.records(done - since) / (training_seconds - since_seconds).max(1e-9),
+                elapsed_s: self.started.elapsed().as_secs_f64(),
+            }));
+        }
+    }
+
+    /// Records that all workers see in `iterations`.
+    fn records(&self, iterations: u64) -> f64 {
+        (self.feeds.batch_size() * self.solver.spec().iter_size * self.transport.world()) as f64 * iterations as f64
+    }
+
+    /// The weights that all agree on: the worker's own after a round, else the average of all.
+    fn agree_on_average(&mut self) -> Result<(), Error> {
+        self.average.clear();
+        self.average.extend_from_slice(self.solver.net().param_arena());
+        if !self.strategy.agrees_at(self.solver.iteration()) {
+            self.transport.all_reduce_average(&mut self.average)?;
+        }
+        Ok(())
+    }
+
+    /// Tests all test nets on the averaged weights; `finished` is after the run's last agreement.
+    fn test(&mut self, finished: bool) -> Result<Vec<TestResult>, Error> {
+        let started = Instant::now();
+        if finished {
+            self.average.clear();
+            self.average.extend_from_slice(self.solver.net().param_arena());
+        } else {
+            self.agree_on_average()?;
+        }
+        let mut results = Vec::with_capacity(self.testers.len());
+        for index in 0..self.testers.len() {
+            let test_started = Instant::now();
+            let result = self.testers[index].run(Some(&self.average), self.transport.as_mut(), &mut |_| ())?;
+            self.tell(Event::Test(Test {
+                iteration: self.solver.iteration(),
+                net: index,
+                records: result.records,
+                scores: result.scores.clone(),
+                evaluation: result.evaluation.clone(),
+                elapsed_s: test_started.elapsed().as_secs_f64(),
+            }));
+            results.push(result);
+        }
+        self.paused_seconds += started.elapsed().as_secs_f64();
+        Ok(results)
+    }
+
+    fn write_snapshot(&mut self) -> Result<(), Error> {
+        let started = Instant::now();
+        let iteration = self.solver.iteration();
+        let agrees = self.strategy.agrees_at(iteration) || self.transport.world() == 1;
+        self.agree_on_average()?;
+        self.save(agrees)?;
+        self.paused_seconds += started.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    /// Writes what all workers hold; `self.average` has the weights of all.
+    fn save(&mut self, agrees: bool) -> Result<(), Error> {
+        let iteration = self.solver.iteration();
+        let rank = self.transport.rank();
+        let state = checkpoint::worker_state(&self.solver, self.feeds.positions_batches(), agrees);
+        lock(&self.settings.states).insert(rank, state);
+        self.transport.all_gather(&[])?;
+        let files = SnapshotFiles::new(&self.prefix, iteration);
+        let mut written = Ok(());
+        if rank == 0 {
+            let states = std::mem::take(&mut *lock(&self.settings.states)).into_values().collect();
+            written = checkpoint::write(&files, &self.solver, &self.average, states, self.settings.seed);
+        }
+        // Nobody goes on before the files are there; if they are not, worker 0 ends the run.
+        written?;
+        self.transport.all_gather(&[])?;
+        self.tell(Event::Snapshot(SnapshotWritten {
+            iteration,
+            model: files.model.display().to_string(),
+            state: files.state.display().to_string(),
+        }));
+        self.last_snapshot = Some((iteration, files));
+        Ok(())
+    }
+
+    /// The last agreement, and the snapshot behind it.
+    fn finish(&mut self) -> Result<(), Error> {
+        let done = self.solver.iteration();
+        let (params, gradients, histories) = self.solver.arenas_mut();
+        let replica = Replica { params, gradients, histories: &mut histories.iter_mut().map(Vec::as_mut_slice) };
+        let agreed_now = self.strategy.finish(done, replica, self.transport.as_mut())? == Round::Completed;
+        let is_written = self.last_snapshot.as_ref().is_some_and(|(iteration, _)| *iteration == done);
+        if self.solver.spec().snapshot_after_train && (agreed_now || !is_written) {
+            self.average.clear();
+            self.average.extend_from_slice(self.solver.net().param_arena());
+            self.save(true)?;
+        }
+        Ok(())
+    }
+
+    fn conclude(&mut self, first: u64, stopped: bool) -> Result<WorkerResult, Error> {
+        let iteration = self.solver.iteration();
+        let training_seconds = self.started.elapsed().as_secs_f64() - self.paused_seconds;
+        let tests = if stopped { Vec::new() } else { self.test(true)? };
+        self.tell(Event::Finish(Finish {
+            iteration,
+            stopped,
+            elapsed_s: self.started.elapsed().as_secs_f64(),
+            images_per_s: self.records(iteration - first) / training_seconds.max(1e-9),
+        }));
+        Ok(WorkerResult {
+            iteration,
+            stopped,
+            params: self.solver.net().param_arena().to_vec(),
+            tests,
+            snapshot: self.last_snapshot.take().map(|(_, files)| files),
+        })
+    }
+
+    fn announce(&mut self, first: u64) {
+        let net = self.solver.net();
+        let start = Start {
+            net: net.name().to_owned(),
+            parameters: net.param_arena().len(),
+            workers: self.transport.world(),
+            threads_per_worker: rayon::current_num_threads(),
+            sync: self.settings.sync.clone(),
+            batch_size: self.feeds.batch_size(),
+            records: self.feeds.len_records(),
+            seed: self.settings.seed,
+            iteration: first,
+            max_iter: self.solver.spec().max_iter,
+        };
+        self.tell(Event::Start(start));
+    }
+
+    fn tell(&mut self, event: Event) {
+        if let Some(sink) = &mut self.sink {
+            sink.event(&event);
+        }
+    }
+}
+
+fn is_due(iterations_done: u64, interval: u64) -> bool {
+    interval > 0 && iterations_done.is_multiple_of(interval)
+}
+
+/// A lock whose holder panicked holds whole states all the same: they are inserted and taken in one step.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Every worker's `value`, in order of rank.
+pub(crate) fn exchange<T: Serialize + for<'de> Deserialize<'de>>(
+    value: &T,
+    transport: &mut dyn Transport,
+) -> Result<Vec<T>, Error> {
+    let json = |error: serde_json::Error| Error::Usage(format!("a worker's message cannot be read: {error}"));
+    let bytes = serde_json::to_vec(value).map_err(json)?;
+    transport.all_gather(&bytes)?.iter().map(|bytes| serde_json::from_slice(bytes).map_err(json)).collect()
+}
