@@ -210,7 +210,7 @@ impl<'a> Parser<'a> {
     fn mismatch<T>(&self, field: &FieldDescriptor) -> Result<T, Mistake> {
         self.mistake(
             format!("{} is {}, found {}", field.name(), kind_name(field), self.found()),
-            format!("expected \"{}\"", example(field)),
+            format!("expected a value such as {}", example(field)),
         )
     }
 
@@ -319,7 +319,7 @@ impl<'a> Parser<'a> {
             }
         };
         if number.kind != Kind::Name && is_infinite(value) {
-            return Err(out_of_range(field, &span, "as large as a float can be"));
+            return Err(out_of_range(field, &span, "a number from -3.4e+38 to 3.4e+38, or inf"));
         }
         Ok(if negative { -value } else { value })
     }
