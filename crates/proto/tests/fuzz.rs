@@ -169,12 +169,12 @@ fn fuzz_binary_mutated() {
 }
 
 /// Choices for a random message; bytes, so that proptest can shrink them.
-struct Choices(std::vec::IntoIter<u8>);
+struct Choices<'a>(std::slice::Iter<'a, u8>);
 
-impl Choices {
+impl Choices<'_> {
     /// 0 where the bytes have run out.
     fn byte(&mut self) -> u8 {
-        self.0.next().unwrap_or(0)
+        self.0.next().copied().unwrap_or(0)
     }
 
     fn number(&mut self) -> u64 {
@@ -236,7 +236,7 @@ fn fuzz_print_reads_back() {
     let pool = DescriptorPool::decode(descriptors.as_slice()).unwrap();
     fn check<M: Name + Default>(pool: &DescriptorPool, bytes: &[u8]) -> TestCaseResult {
         let descriptor = pool.get_message_by_name(&M::full_name()).unwrap();
-        let message = Choices(bytes.to_vec().into_iter()).message(descriptor);
+        let message = Choices(bytes.iter()).message(descriptor);
         check_print(&message.transcode_to::<M>().unwrap())
     }
     fuzz(&vec(any::<u8>(), 0..400), |bytes| {

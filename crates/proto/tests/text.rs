@@ -171,6 +171,12 @@ fn shows_an_unknown_field() {
         \u{20}    ^^^^^^^^^^ it belongs inside convolution_param or inner_product_param or embed_param or recurrent_param"
     );
     assert_eq!(
+        mistake::<NetParameter>("base_lr: 0.01"),
+        "test.prototxt:1:1: NetParameter has no field \"base_lr\"\n\
+        \u{20}   base_lr: 0.01\n\
+        \u{20}   ^^^^^^^ it is a field of SolverParameter"
+    );
+    assert_eq!(
         mistake::<NetParameter>("state { foo: 1 }"),
         "test.prototxt:1:9: NetState has no field \"foo\"\n\
         \u{20}   state { foo: 1 }\n\
