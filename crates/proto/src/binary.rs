@@ -35,19 +35,20 @@ pub fn read_file<M: Name + Default>(path: &Path) -> Result<M, Error> {
 /// Reads a whole message from bytes; `what` names them in the error.
 ///
 /// # Errors
-/// The bytes are more than [`LIMIT_BYTES`], cut short, or no such message.
+/// The bytes are more than [`LIMIT_BYTES`], cut short, or no such message (no field of it is among them).
 pub fn decode<M: Name + Default>(bytes: &[u8], what: &str) -> Result<M, Error> {
     check_size(what, bytes.len() as u64)?;
-    M::decode(bytes).map_err(|error| {
-        let reason = match (other_format(bytes), cut_short(bytes)) {
-            (Some(format), _) => format!("it is {format}"),
-            (None, Some(missing_bytes)) => {
-                format!("{missing_bytes} bytes are missing at its end: write or download it again")
-            }
-            (None, None) => format!("{error}: it is damaged or of another kind"),
-        };
-        not_whole::<M>(what, reason)
-    })
+    let reason = match M::decode(bytes) {
+        // Protobuf skips fields that it does not know, so that much garbage is an empty message to it.
+        Ok(message) if message.encoded_len() > 0 || bytes.is_empty() => return Ok(message),
+        Ok(_) => "none of its fields is there: it is of another kind".to_owned(),
+        Err(error) => match cut_short(bytes) {
+            Some(missing_bytes) => format!("{missing_bytes} bytes are missing at its end: write or download it again"),
+            None => format!("{error}: it is damaged or of another kind"),
+        },
+    };
+    let reason = other_format(bytes).map_or(reason, |format| format!("it is {format}"));
+    Err(not_whole::<M>(what, reason))
 }
 
 /// Writes a message to a file, whole or not at all.
@@ -159,10 +160,14 @@ fn not_whole<M: Name>(what: &str, reason: String) -> Error {
 fn other_format(bytes: &[u8]) -> Option<&'static str> {
     const LOOKED_AT: usize = 4096;
     let head = &bytes[..bytes.len().min(LOOKED_AT)];
-    let is_text_byte = |b: &u8| matches!(b, b'\t' | b'\n' | b'\r' | 0x20..=0x7e | 0x80..);
+    let is_text = match std::str::from_utf8(head) {
+        Ok(text) => !text.is_empty() && !text.contains(|c: char| c.is_control() && !c.is_whitespace()),
+        // The cut may go through a character.
+        Err(error) => error.error_len().is_none() && error.valid_up_to() > 0 && !head.contains(&0),
+    };
     if bytes.starts_with(b"\x89HDF\r\n\x1a\n") {
         Some("an HDF5 file: snapshot with snapshot_format BINARYPROTO")
-    } else if !head.is_empty() && head.iter().all(is_text_byte) {
+    } else if is_text {
         Some("a text file: name the binary one")
     } else {
         None

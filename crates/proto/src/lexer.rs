@@ -224,7 +224,7 @@ impl<'a> Lexer<'a> {
                 let end = self.at.max(start + 1 + char_length(&self.text[start + 1..]));
                 return Err(Mistake::new(
                     start..end,
-                    format!("\"{}\" is not an escape", &self.text[start..end]),
+                    "this text has an unknown escape",
                     r#"expected \n, \t, \", \\, an octal \101 or a hexadecimal \x41; write \\ for a backslash"#,
                 ));
             }

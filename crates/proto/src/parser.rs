@@ -210,7 +210,7 @@ impl<'a> Parser<'a> {
     fn mismatch<T>(&self, field: &FieldDescriptor) -> Result<T, Mistake> {
         self.mistake(
             format!("{} is {}, found {}", field.name(), kind_name(field), self.found()),
-            format!("expected \"{}\"", example(field)),
+            format!("expected a value such as {}", example(field)),
         )
     }
 
@@ -319,7 +319,7 @@ impl<'a> Parser<'a> {
             }
         };
         if number.kind != Kind::Name && is_infinite(value) {
-            return Err(out_of_range(field, &span, "as large as a float can be"));
+            return Err(out_of_range(field, &span, "a number from -3.4e+38 to 3.4e+38, or inf"));
         }
         Ok(if negative { -value } else { value })
     }
@@ -393,10 +393,18 @@ fn unknown_field(descriptor: &MessageDescriptor, name: &str, span: Range<usize>)
         .filter(|f| matches!(f.kind(), FieldKind::Message(inner) if inner.get_field_by_name(name).is_some()))
         .map(|f| f.name())
         .collect();
+    let pool = descriptor.parent_pool();
+    let owners: Vec<MessageDescriptor> = pool
+        .all_messages()
+        .filter(|message| message.get_field_by_name(name).is_some())
+        .collect();
     let expected = if let Some(near) = nearest(name, fields.iter().map(FieldDescriptor::name)) {
         format!("did you mean \"{near}\"?")
     } else if !holders.is_empty() && holders.len() <= LISTED {
         format!("it belongs inside {}", holders.join(" or "))
+    } else if !owners.is_empty() && owners.len() <= LISTED {
+        let names: Vec<&str> = owners.iter().map(MessageDescriptor::name).collect();
+        format!("it is a field of {}", names.join(" and "))
     } else if fields.len() <= LISTED {
         let names: Vec<&str> = fields.iter().map(FieldDescriptor::name).collect();
         format!("expected one of {}", names.join(", "))

@@ -1,17 +1,20 @@
 //! Legacy files must become what Caffe's own upgrade tools print for them.
 
-use std::{env, fmt::Debug, fs, path::Path, path::PathBuf};
+use std::{env, ffi::OsString, fmt::Debug, fs, path::Path, path::PathBuf};
 
 use prost::Name;
 use sparknet_proto::{caffe::NetParameter, caffe::SolverParameter, read_net, read_solver, text};
 
+/// The folder that the tests are to use in place of the project's own.
+fn golden_folder() -> Option<OsString> {
+    env::var_os("SPARKNET_GOLDEN")
+}
+
 /// Every legacy file, and beside it what Caffe makes of it.
 fn cases() -> Vec<(PathBuf, PathBuf)> {
-    let golden = env::var_os("SPARKNET_GOLDEN").map_or(
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden"),
-        PathBuf::from,
-    );
-    let folder = golden.join("upgrade");
+    // Cargo runs tests in the crate's folder, but a relative path is meant from the project's.
+    let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let folder = project.join(golden_folder().unwrap_or("golden".into())).join("upgrade");
     let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut legacy: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     legacy.retain(|path| path.extension().is_some_and(|extension| extension == "prototxt"));
@@ -39,7 +42,7 @@ fn golden_upgrade() {
     }
 }
 
-/// Caffe's own print of a message comes out of ours letter for letter.
+/// Every file prints as one that reads back, and those that Caffe printed for the project come out letter for letter.
 #[test]
 fn golden_print() {
     fn check<M: Name + Default + Debug + PartialEq>(path: &Path, is_printed: bool) {
@@ -51,7 +54,7 @@ fn golden_print() {
             "{}",
             path.display()
         );
-        if is_printed {
+        if is_printed && golden_folder().is_none() {
             assert_eq!(printed, fs::read_to_string(path).unwrap(), "{}", path.display());
         }
     }
