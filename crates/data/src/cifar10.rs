@@ -33,30 +33,45 @@ impl Cifar10Source {
     /// # Errors
     /// A file that is no whole number of records, a label above 9.
     pub fn open_files(files: &[PathBuf]) -> Result<Self, DataError> {
-        let mut bytes = Vec::new();
-        for file in files {
-            let content = std::fs::read(file).map_err(|cause| DataError::io("read", file, cause))?;
-            if !content.len().is_multiple_of(RECORD_LENGTH) {
-                let detail = format!(
-                    "its {} bytes are no whole number of {RECORD_LENGTH}-byte records",
-                    content.len()
-                );
-                return Err(DataError::corrupt(file, detail));
-            }
-            if let Some(label) = content.iter().step_by(RECORD_LENGTH).find(|&&label| label > 9) {
-                return Err(DataError::corrupt(
-                    file,
-                    format!("it has the label {label}, but CIFAR-10 has 0 to 9"),
-                ));
-            }
-            bytes.extend_from_slice(&content);
-        }
+        let read = |file: &PathBuf| std::fs::read(file).map_err(|cause| DataError::io("read", file, cause));
+        let parts: Vec<_> = files.iter().map(read).collect::<Result<_, _>>()?;
+        files
+            .iter()
+            .zip(&parts)
+            .try_for_each(|(file, part)| check(file, part))?;
         Ok(Self {
             path: files.first().cloned().unwrap_or_default(),
-            bytes,
+            bytes: parts.concat(),
             index: 0,
         })
     }
+
+    /// The contents of several `.bin` files from the archive `path`.
+    pub(crate) fn from_parts(path: &Path, parts: Vec<Vec<u8>>) -> Result<Self, DataError> {
+        parts.iter().try_for_each(|part| check(path, part))?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            bytes: parts.concat(),
+            index: 0,
+        })
+    }
+}
+
+fn check(file: &Path, content: &[u8]) -> Result<(), DataError> {
+    if !content.len().is_multiple_of(RECORD_LENGTH) {
+        let detail = format!(
+            "its {} bytes are no whole number of {RECORD_LENGTH}-byte records",
+            content.len()
+        );
+        return Err(DataError::corrupt(file, detail));
+    }
+    if let Some(label) = content.iter().step_by(RECORD_LENGTH).find(|&&label| label > 9) {
+        return Err(DataError::corrupt(
+            file,
+            format!("it has the label {label}, but CIFAR-10 has 0 to 9"),
+        ));
+    }
+    Ok(())
 }
 
 impl Source for Cifar10Source {

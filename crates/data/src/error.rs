@@ -103,7 +103,7 @@ pub enum DataError {
     #[error("convert: {0}")]
     BadOptions(String),
     /// A dataset's raw file is nowhere to be found and could not be downloaded.
-    #[error("{name} could not be downloaded ({cause}): fetch it from {url} and put it into {folder}, or name the folder that has it with --source", folder = folder.display())]
+    #[error("{name} could not be downloaded ({cause}): fetch it from {url} and put it into {folder}, or name the folder that has it with --source{other_way}", folder = folder.display())]
     Download {
         /// The file.
         name: String,
@@ -111,6 +111,8 @@ pub enum DataError {
         url: String,
         /// Where to put it.
         folder: PathBuf,
+        /// Another way to the file: empty, or a clause that begins with `, or`.
+        other_way: &'static str,
         /// Why the download failed.
         cause: String,
     },

@@ -6,7 +6,10 @@
 
 mod batch;
 mod cifar10;
+mod convert;
+mod datasets;
 mod decode;
+mod download;
 mod error;
 mod idx;
 mod lmdb;
@@ -15,11 +18,14 @@ mod mean;
 mod plan;
 mod random;
 mod record;
+mod resize;
 mod source;
 mod transform;
 
 pub use batch::{Batch, BatchConfig, BatchReader};
 pub use cifar10::Cifar10Source;
+pub use convert::{ConvertOptions, ConvertReport, convert};
+pub use datasets::{DatasetKind, DatasetReport, Half, build_dataset, copy_to_lmdb};
 pub use decode::{ColorMode, Image, decode_image};
 pub use error::DataError;
 pub use idx::IdxSource;

@@ -7,6 +7,7 @@ pub(crate) enum Draw {
     CropRow = 2,
     CropColumn = 3,
     RandSkip = 4,
+    Shuffle = 5,
 }
 
 /// A number from 0 to `below - 1` for record number `record`; `below` is at least 1.
