@@ -2,8 +2,15 @@
 //!
 //! A new layer is a file here, an entry in [`LAYERS`], a line in [`build`], and its parameters in `spec/kinds.rs`.
 
+mod convolution;
 mod feed;
+#[cfg(test)]
+mod harness;
+mod inner_product;
+mod lrn;
 mod neuron;
+mod patches;
+mod pooling;
 mod relu;
 
 use std::fmt;
@@ -376,7 +383,11 @@ pub const LAYERS: &[LayerDef] = &[
 /// Builds a layer.
 pub(crate) fn build(kind: &LayerKind) -> Box<dyn Layer> {
     match kind {
+        LayerKind::Convolution(spec) => Box::new(convolution::Convolution::new(spec)),
         LayerKind::Data(_) | LayerKind::Input(_) | LayerKind::MemoryData(_) => Box::new(feed::Feed::new()),
+        LayerKind::InnerProduct(spec) => Box::new(inner_product::InnerProduct::new(spec)),
+        LayerKind::Lrn(spec) => Box::new(lrn::Lrn::new(spec)),
+        LayerKind::Pooling(spec) => Box::new(pooling::Pooling::new(spec)),
         LayerKind::Relu(spec) => Box::new(relu::Relu::new(spec)),
         _ => todo!(),
     }
