@@ -73,7 +73,8 @@ fn the_steady_state_allocates_no_buffers() {
     let before = ALLOCATIONS.load(Ordering::SeqCst);
     (0..100).for_each(|_| next());
     // prost makes a short-lived copy of a Datum's data; the records, the pages and the batches are used again.
-    let records = 100 * 7;
+    // Between the two counts the thread may have made the batches that were on their way, too.
+    let records = (100 + 4) * 7;
     let allocations = ALLOCATIONS.load(Ordering::SeqCst) - before;
     assert!(
         allocations <= records,
