@@ -10,6 +10,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         out_dir.join("caffe.descriptors"),
         protox::prost::Message::encode_to_vec(&files),
     )?;
-    prost_build::Config::new().compile_fds(files)?;
+    prost_build::Config::new().enable_type_names().compile_fds(files)?;
     Ok(())
 }
