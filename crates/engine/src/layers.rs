@@ -2,9 +2,26 @@
 //!
 //! A new layer is a file here, an entry in [`LAYERS`], a line in [`build`], and its parameters in `spec/kinds.rs`.
 
+mod accuracy;
+mod concat;
+mod dropout;
+mod dummy_data;
+mod eltwise;
+mod euclidean_loss;
 mod feed;
+mod flatten;
+#[cfg(test)]
+mod gradient_check;
+mod label;
 mod neuron;
 mod relu;
+mod sigmoid;
+mod silence;
+mod slice;
+mod softmax;
+mod softmax_with_loss;
+mod split;
+mod tanh;
 
 use std::fmt;
 
@@ -14,9 +31,8 @@ use crate::{
     SpecError,
     layer::Layer,
     spec::{
-        AccuracySpec, ConcatSpec, ConvolutionSpec, DataSpec, DropoutSpec, DummyDataSpec, EltwiseSpec, FlattenSpec,
-        InnerProductSpec, InputSpec, LayerKind, LrnSpec, MemoryDataSpec, PoolingSpec, ReluSpec, SliceSpec, SoftmaxSpec,
-        SoftmaxWithLossSpec,
+        AccuracySpec, ConcatSpec, DataSpec, DropoutSpec, DummyDataSpec, EltwiseSpec, FlattenSpec, InputSpec, LayerKind,
+        MemoryDataSpec, ReluSpec, SliceSpec, SoftmaxSpec, SoftmaxWithLossSpec, SplitSpec,
     },
 };
 
@@ -192,15 +208,6 @@ pub const LAYERS: &[LayerDef] = &[
         gradients: Gradients::Check(concat::GRADIENT_CASES),
     },
     LayerDef {
-        type_name: "Convolution",
-        summary: "convolves with learned kernels over any number of spatial axes",
-        bottoms: Arity::AtLeast(1),
-        tops: Arity::AtLeast(1),
-        parse: ConvolutionSpec::parse,
-        #[cfg(test)]
-        gradients: Gradients::Check(convolution::GRADIENT_CASES),
-    },
-    LayerDef {
         type_name: "Data",
         summary: "records of a database, fed from outside the net",
         bottoms: Arity::Exactly(0),
@@ -255,15 +262,6 @@ pub const LAYERS: &[LayerDef] = &[
         gradients: Gradients::Check(flatten::GRADIENT_CASES),
     },
     LayerDef {
-        type_name: "InnerProduct",
-        summary: "a matrix product with learned weights",
-        bottoms: Arity::Exactly(1),
-        tops: Arity::Exactly(1),
-        parse: InnerProductSpec::parse,
-        #[cfg(test)]
-        gradients: Gradients::Check(inner_product::GRADIENT_CASES),
-    },
-    LayerDef {
         type_name: "Input",
         summary: "blobs of given shapes, fed from outside the net",
         bottoms: Arity::Exactly(0),
@@ -273,15 +271,6 @@ pub const LAYERS: &[LayerDef] = &[
         gradients: Gradients::None("it has no bottom"),
     },
     LayerDef {
-        type_name: "LRN",
-        summary: "normalises each value by its neighbours' squares",
-        bottoms: Arity::Exactly(1),
-        tops: Arity::Exactly(1),
-        parse: LrnSpec::parse,
-        #[cfg(test)]
-        gradients: Gradients::Check(lrn::GRADIENT_CASES),
-    },
-    LayerDef {
         type_name: "MemoryData",
         summary: "records and labels, fed from outside the net",
         bottoms: Arity::Exactly(0),
@@ -289,15 +278,6 @@ pub const LAYERS: &[LayerDef] = &[
         parse: MemoryDataSpec::parse,
         #[cfg(test)]
         gradients: Gradients::None("it has no bottom"),
-    },
-    LayerDef {
-        type_name: "Pooling",
-        summary: "the maximum, average or a random value of windows",
-        bottoms: Arity::Exactly(1),
-        tops: Arity::Between(1, 2),
-        parse: PoolingSpec::parse,
-        #[cfg(test)]
-        gradients: Gradients::Check(pooling::GRADIENT_CASES),
     },
     LayerDef {
         type_name: "ReLU",
@@ -358,7 +338,7 @@ pub const LAYERS: &[LayerDef] = &[
         summary: "copies its bottom to every top",
         bottoms: Arity::Exactly(1),
         tops: Arity::AtLeast(1),
-        parse: |_| Ok(LayerKind::Split),
+        parse: SplitSpec::parse,
         #[cfg(test)]
         gradients: Gradients::Check(split::GRADIENT_CASES),
     },
@@ -376,9 +356,23 @@ pub const LAYERS: &[LayerDef] = &[
 /// Builds a layer.
 pub(crate) fn build(kind: &LayerKind) -> Box<dyn Layer> {
     match kind {
+        LayerKind::Accuracy(spec) => Box::new(accuracy::Accuracy::new(spec)),
+        LayerKind::Concat(spec) => Box::new(concat::Concat::new(spec)),
         LayerKind::Data(_) | LayerKind::Input(_) | LayerKind::MemoryData(_) => Box::new(feed::Feed::new()),
+        LayerKind::Dropout(spec) => Box::new(dropout::Dropout::new(spec)),
+        LayerKind::DummyData(spec) => Box::new(dummy_data::DummyData::new(spec)),
+        LayerKind::Eltwise(spec) => Box::new(eltwise::Eltwise::new(spec)),
+        LayerKind::EuclideanLoss => Box::new(euclidean_loss::EuclideanLoss::new()),
+        LayerKind::Flatten(spec) => Box::new(flatten::Flatten::new(spec)),
         LayerKind::Relu(spec) => Box::new(relu::Relu::new(spec)),
-        _ => todo!(),
+        LayerKind::Sigmoid => Box::new(sigmoid::Sigmoid::new()),
+        LayerKind::Silence => Box::new(silence::Silence::new()),
+        LayerKind::Slice(spec) => Box::new(slice::Slice::new(spec)),
+        LayerKind::Softmax(spec) => Box::new(softmax::Softmax::new(spec)),
+        LayerKind::SoftmaxWithLoss(spec) => Box::new(softmax_with_loss::SoftmaxWithLoss::new(spec)),
+        LayerKind::Split(spec) => Box::new(split::Split::new(spec)),
+        LayerKind::TanH => Box::new(tanh::TanH::new()),
+        _ => unreachable!("not in the registry"),
     }
 }
 
