@@ -4,6 +4,7 @@
 
 mod accuracy;
 mod concat;
+mod convolution;
 mod dropout;
 mod dummy_data;
 mod eltwise;
@@ -12,8 +13,14 @@ mod feed;
 mod flatten;
 #[cfg(test)]
 mod gradient_check;
+#[cfg(test)]
+mod harness;
+mod inner_product;
 mod label;
+mod lrn;
 mod neuron;
+mod patches;
+mod pooling;
 mod relu;
 mod sigmoid;
 mod silence;
@@ -31,8 +38,9 @@ use crate::{
     SpecError,
     layer::Layer,
     spec::{
-        AccuracySpec, ConcatSpec, DataSpec, DropoutSpec, DummyDataSpec, EltwiseSpec, FlattenSpec, InputSpec, LayerKind,
-        MemoryDataSpec, ReluSpec, SliceSpec, SoftmaxSpec, SoftmaxWithLossSpec, SplitSpec,
+        AccuracySpec, ConcatSpec, ConvolutionSpec, DataSpec, DropoutSpec, DummyDataSpec, EltwiseSpec, FlattenSpec,
+        InnerProductSpec, InputSpec, LayerKind, LrnSpec, MemoryDataSpec, PoolingSpec, ReluSpec, SliceSpec, SoftmaxSpec,
+        SoftmaxWithLossSpec, SplitSpec,
     },
 };
 
@@ -208,6 +216,15 @@ pub const LAYERS: &[LayerDef] = &[
         gradients: Gradients::Check(concat::GRADIENT_CASES),
     },
     LayerDef {
+        type_name: "Convolution",
+        summary: "convolves with learned kernels over any number of spatial axes",
+        bottoms: Arity::AtLeast(1),
+        tops: Arity::AtLeast(1),
+        parse: ConvolutionSpec::parse,
+        #[cfg(test)]
+        gradients: Gradients::Check(convolution::GRADIENT_CASES),
+    },
+    LayerDef {
         type_name: "Data",
         summary: "records of a database, fed from outside the net",
         bottoms: Arity::Exactly(0),
@@ -262,6 +279,15 @@ pub const LAYERS: &[LayerDef] = &[
         gradients: Gradients::Check(flatten::GRADIENT_CASES),
     },
     LayerDef {
+        type_name: "InnerProduct",
+        summary: "a matrix product with learned weights",
+        bottoms: Arity::Exactly(1),
+        tops: Arity::Exactly(1),
+        parse: InnerProductSpec::parse,
+        #[cfg(test)]
+        gradients: Gradients::Check(inner_product::GRADIENT_CASES),
+    },
+    LayerDef {
         type_name: "Input",
         summary: "blobs of given shapes, fed from outside the net",
         bottoms: Arity::Exactly(0),
@@ -271,6 +297,15 @@ pub const LAYERS: &[LayerDef] = &[
         gradients: Gradients::None("it has no bottom"),
     },
     LayerDef {
+        type_name: "LRN",
+        summary: "normalises each value by its neighbours' squares",
+        bottoms: Arity::Exactly(1),
+        tops: Arity::Exactly(1),
+        parse: LrnSpec::parse,
+        #[cfg(test)]
+        gradients: Gradients::Check(lrn::GRADIENT_CASES),
+    },
+    LayerDef {
         type_name: "MemoryData",
         summary: "records and labels, fed from outside the net",
         bottoms: Arity::Exactly(0),
@@ -278,6 +313,15 @@ pub const LAYERS: &[LayerDef] = &[
         parse: MemoryDataSpec::parse,
         #[cfg(test)]
         gradients: Gradients::None("it has no bottom"),
+    },
+    LayerDef {
+        type_name: "Pooling",
+        summary: "the maximum, average or a random value of windows",
+        bottoms: Arity::Exactly(1),
+        tops: Arity::Between(1, 2),
+        parse: PoolingSpec::parse,
+        #[cfg(test)]
+        gradients: Gradients::Check(pooling::GRADIENT_CASES),
     },
     LayerDef {
         type_name: "ReLU",
@@ -358,12 +402,16 @@ pub(crate) fn build(kind: &LayerKind) -> Box<dyn Layer> {
     match kind {
         LayerKind::Accuracy(spec) => Box::new(accuracy::Accuracy::new(spec)),
         LayerKind::Concat(spec) => Box::new(concat::Concat::new(spec)),
+        LayerKind::Convolution(spec) => Box::new(convolution::Convolution::new(spec)),
         LayerKind::Data(_) | LayerKind::Input(_) | LayerKind::MemoryData(_) => Box::new(feed::Feed::new()),
         LayerKind::Dropout(spec) => Box::new(dropout::Dropout::new(spec)),
         LayerKind::DummyData(spec) => Box::new(dummy_data::DummyData::new(spec)),
         LayerKind::Eltwise(spec) => Box::new(eltwise::Eltwise::new(spec)),
         LayerKind::EuclideanLoss => Box::new(euclidean_loss::EuclideanLoss::new()),
         LayerKind::Flatten(spec) => Box::new(flatten::Flatten::new(spec)),
+        LayerKind::InnerProduct(spec) => Box::new(inner_product::InnerProduct::new(spec)),
+        LayerKind::Lrn(spec) => Box::new(lrn::Lrn::new(spec)),
+        LayerKind::Pooling(spec) => Box::new(pooling::Pooling::new(spec)),
         LayerKind::Relu(spec) => Box::new(relu::Relu::new(spec)),
         LayerKind::Sigmoid => Box::new(sigmoid::Sigmoid::new()),
         LayerKind::Silence => Box::new(silence::Silence::new()),
@@ -372,7 +420,6 @@ pub(crate) fn build(kind: &LayerKind) -> Box<dyn Layer> {
         LayerKind::SoftmaxWithLoss(spec) => Box::new(softmax_with_loss::SoftmaxWithLoss::new(spec)),
         LayerKind::Split(spec) => Box::new(split::Split::new(spec)),
         LayerKind::TanH => Box::new(tanh::TanH::new()),
-        _ => unreachable!("not in the registry"),
     }
 }
 

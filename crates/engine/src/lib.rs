@@ -6,6 +6,7 @@
 
 pub mod error;
 pub mod filler;
+pub mod kernels;
 pub mod layer;
 pub mod layers;
 pub mod net;

@@ -46,7 +46,10 @@ impl LayerKind {
 
     /// For types with a top a bottom: 1.
     pub(crate) fn tops_per_bottom(&self) -> Option<usize> {
-        None
+        match self {
+            Self::Convolution(_) => Some(1),
+            _ => None,
+        }
     }
 }
 
@@ -637,6 +640,9 @@ impl PoolingSpec {
         }
         if pad != [0, 0] && method == PoolingMethod::Stochastic {
             return Err("pad goes with MAX and AVE pooling only".to_owned());
+        }
+        if layer.top.len() > 1 && method != PoolingMethod::Max {
+            return Err("a second top, the mask, goes with MAX pooling only: leave it out".to_owned());
         }
         let round_up = param.round_mode() == pooling_parameter::RoundMode::Ceil;
         Ok(LayerKind::Pooling(Self {

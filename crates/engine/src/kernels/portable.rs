@@ -1,0 +1,54 @@
+//! The kernel in plain Rust, which the compiler vectorises for whatever every processor of the target has.
+
+use super::pack::{self, Lanes};
+use super::{Kernel, Tile};
+
+/// NEON has twice the registers of SSE2.
+const ROWS: usize = if cfg!(target_arch = "aarch64") { 8 } else { 4 };
+const COLUMNS: usize = 8;
+
+pub(super) static KERNEL: Kernel = Kernel {
+    rows: ROWS,
+    columns: COLUMNS,
+    b_block: 64 << 10,
+    tile,
+    pack_a,
+    pack_b,
+};
+
+/// # Safety
+/// As [`Kernel::tile`].
+unsafe fn tile(tile: Tile) {
+    // SAFETY: the panels hold so many floats.
+    let a = unsafe { std::slice::from_raw_parts(tile.a, ROWS * tile.depth) };
+    // SAFETY: as above.
+    let b = unsafe { std::slice::from_raw_parts(tile.b, COLUMNS * tile.depth) };
+    let mut sums = [[0.0f32; COLUMNS]; ROWS];
+    for (a, b) in a.as_chunks::<ROWS>().0.iter().zip(b.as_chunks::<COLUMNS>().0) {
+        for (sums, &a) in sums.iter_mut().zip(a) {
+            for (sum, &b) in sums.iter_mut().zip(b) {
+                // Elsewhere a fused multiply-add would be a call into libm.
+                *sum = if cfg!(target_arch = "aarch64") {
+                    a.mul_add(b, *sum)
+                } else {
+                    a * b + *sum
+                };
+            }
+        }
+    }
+    for (row, sums) in sums.iter().enumerate().take(tile.rows) {
+        // SAFETY: the row lies within c and is ours.
+        let c = unsafe { std::slice::from_raw_parts_mut(tile.c.add(row * tile.ldc), tile.columns) };
+        for (c, sum) in c.iter_mut().zip(sums) {
+            *c = if tile.accumulate { *c + sum } else { *sum };
+        }
+    }
+}
+
+fn pack_a(source: Lanes<'_>, to: &mut [f32]) {
+    pack::pack::<ROWS>(source, to, None);
+}
+
+fn pack_b(source: Lanes<'_>, to: &mut [f32]) {
+    pack::pack::<COLUMNS>(source, to, None);
+}

@@ -1,0 +1,249 @@
+//! The patches of images that kernels slide over, as matrices: im2col and its transpose col2im, over any number of
+//! spatial axes.
+
+use std::ops::Range;
+
+use crate::{LayerError, Shape, spec::ConvolutionSpec};
+
+/// What a kernel meets on its way over one channel.
+#[derive(Default)]
+pub struct Patches {
+    /// The spatial axes, at least two: what is missing has extent 1.
+    axes: Vec<Axis>,
+    /// Values in a channel.
+    pub input_count: usize,
+    /// Positions of the kernel.
+    pub output_count: usize,
+    /// Values in a channel of the kernel.
+    pub kernel_count: usize,
+    /// Whether the matrix of the patches is the channel itself.
+    pub is_identity: bool,
+}
+
+/// One spatial axis.
+#[derive(Clone, Copy)]
+struct Axis {
+    input: usize,
+    output: usize,
+    kernel: usize,
+    stride: usize,
+    pad: usize,
+    dilation: usize,
+}
+
+impl Axis {
+    const ONE: Self = Self { input: 1, output: 1, kernel: 1, stride: 1, pad: 0, dilation: 1 };
+
+    /// The outputs for which kernel position `tap` meets the input and not the padding, and the input that the first
+    /// of them meets.
+    fn inside(&self, tap: usize) -> (Range<usize>, usize) {
+        let offset = tap * self.dilation;
+        let start = self.pad.saturating_sub(offset).div_ceil(self.stride);
+        let inputs = (self.input + self.pad).saturating_sub(offset);
+        let end = inputs.div_ceil(self.stride).min(self.output);
+        if start < end { (start..end, start * self.stride + offset - self.pad) } else { (0..0, 0) }
+    }
+}
+
+impl Patches {
+    /// The patches of a bottom whose channels lie along `channel_axis`; also the spatial extents of the kernel and of
+    /// the output.
+    ///
+    /// # Errors
+    /// A kernel larger than the padded bottom, or settings for another number of axes.
+    pub fn new(
+        spec: &ConvolutionSpec,
+        bottom: &Shape,
+        channel_axis: usize,
+    ) -> Result<(Self, Vec<usize>, Vec<usize>), LayerError> {
+        let error = |fact: String| LayerError::BottomShape { bottom: 0, shape: bottom.clone(), fact };
+        let spatial = &bottom.dims()[channel_axis + 1..];
+        let pick = |name: &str, list: &[usize], default: usize| match list {
+            [] => Ok(vec![default; spatial.len()]),
+            [all] => Ok(vec![*all; spatial.len()]),
+            each if each.len() == spatial.len() => Ok(each.to_vec()),
+            each => Err(error(format!(
+                "{name} has {} values for its {} spatial axes: give one, or one an axis",
+                each.len(),
+                spatial.len()
+            ))),
+        };
+        let kernel = pick("kernel_size", &spec.kernel, 1)?;
+        let stride = pick("stride", &spec.stride, 1)?;
+        let pad = pick("pad", &spec.pad, 0)?;
+        let dilation = pick("dilation", &spec.dilation, 1)?;
+        let mut axes = vec![Axis::ONE; 2usize.saturating_sub(spatial.len())];
+        let mut output = Vec::with_capacity(spatial.len());
+        for (i, input) in spatial.iter().enumerate() {
+            let extent = (kernel[i] - 1) * dilation[i] + 1;
+            let padded = input + 2 * pad[i];
+            if padded < extent {
+                return Err(error(format!(
+                    "the kernel covers {extent} positions of axis {}, which has {padded} with its padding: \
+                     make kernel_size or dilation smaller, or pad larger",
+                    channel_axis + 1 + i
+                )));
+            }
+            output.push((padded - extent) / stride[i] + 1);
+            axes.push(Axis {
+                input: *input,
+                output: output[i],
+                kernel: kernel[i],
+                stride: stride[i],
+                pad: pad[i],
+                dilation: dilation[i],
+            });
+        }
+        let checked = |dims: &[usize]| {
+            let shape = Shape::new(dims);
+            shape.checked_count().ok_or(LayerError::TooLarge { shape })
+        };
+        let patches = Self {
+            input_count: spatial.iter().product(),
+            output_count: checked(&output)?,
+            kernel_count: checked(&kernel)?,
+            is_identity: axes.iter().all(|axis| axis.kernel == 1 && axis.stride == 1 && axis.pad == 0),
+            axes,
+        };
+        Ok((patches, kernel, output))
+    }
+
+    /// Writes the patches of one channel: row (kernel position…), column (output position…).
+    pub fn im2col(&self, channel: &[f32], columns: &mut [f32]) {
+        self.for_each_plane(columns, |plane, input, output| match input {
+            Some(input) => plane.read(&channel[input], output),
+            None => output.fill(0.0),
+        });
+    }
+
+    /// The transpose of `im2col`: sums up, for every position of a channel, what stands in its patches. Clobbers the
+    /// columns in the padding.
+    pub fn col2im(&self, columns: &mut [f32], channel: &mut [f32]) {
+        channel.fill(0.0);
+        self.for_each_plane(columns, |plane, input, output| {
+            if let Some(input) = input {
+                plane.add(output, &mut channel[input]);
+            }
+        });
+    }
+
+    /// Calls `f` for every innermost plane of a channel's columns, with where the input plane lies that it meets, if
+    /// it does not lie in the padding.
+    fn for_each_plane(&self, columns: &mut [f32], mut f: impl FnMut(&Plane, Option<Range<usize>>, &mut [f32])) {
+        let (outer, inner) = self.axes.split_at(self.axes.len() - 2);
+        let (height, width) = (inner[0], inner[1]);
+        let inner_taps = height.kernel * width.kernel;
+        for (row, columns) in columns.chunks_exact_mut(self.output_count).enumerate() {
+            let plane = Plane::new(height, width, row % inner_taps / width.kernel, row % width.kernel);
+            for (position, output) in columns.chunks_exact_mut(height.output * width.output).enumerate() {
+                let size = height.input * width.input;
+                let input = outer_input(outer, row / inner_taps, position);
+                f(&plane, input.map(|input| input * size..(input + 1) * size), output);
+            }
+        }
+    }
+}
+
+/// The index of the input over `axes` that kernel index `tap` meets for output index `output`; `None` in the padding.
+fn outer_input(axes: &[Axis], mut tap: usize, mut output: usize) -> Option<usize> {
+    let (mut input, mut scale) = (0, 1);
+    for axis in axes.iter().rev() {
+        let padded = output % axis.output * axis.stride + tap % axis.kernel * axis.dilation;
+        let position = padded.checked_sub(axis.pad).filter(|position| *position < axis.input)?;
+        input += position * scale;
+        scale *= axis.input;
+        tap /= axis.kernel;
+        output /= axis.output;
+    }
+    Some(input)
+}
+
+/// What one position of the kernel meets of a plane (h, w).
+struct Plane {
+    height: Axis,
+    width: Axis,
+    rows: Range<usize>,
+    first_row: usize,
+    columns: Range<usize>,
+    first_column: usize,
+}
+
+impl Plane {
+    fn new(height: Axis, width: Axis, height_tap: usize, width_tap: usize) -> Self {
+        let (rows, first_row) = height.inside(height_tap);
+        let (columns, first_column) = width.inside(width_tap);
+        Self { height, width, rows, first_row, columns, first_column }
+    }
+
+    /// Whether the rows that meet each other follow each other without a gap on both sides, so that all can be taken as
+    /// one, but for their ends in the padding.
+    fn is_contiguous(&self) -> bool {
+        let (height, width) = (&self.height, &self.width);
+        height.stride == 1 && width.stride == 1 && width.input == width.output && !self.columns.is_empty()
+    }
+
+    /// The part of the outputs, flat, from the first to the last that meets an input, where [`Self::is_contiguous`].
+    fn span(&self) -> Range<usize> {
+        let width = self.width.output;
+        self.rows.start * width + self.columns.start..(self.rows.end - 1) * width + self.columns.end
+    }
+
+    /// Sets what lies in the padding left and right of the input to zero.
+    fn clear_sides(&self, output: &mut [f32]) {
+        let width = self.width.output;
+        for row in output[self.rows.start * width..self.rows.end * width].chunks_exact_mut(width) {
+            row[..self.columns.start].fill(0.0);
+            row[self.columns.end..].fill(0.0);
+        }
+    }
+
+    /// Writes the inputs that the outputs meet, and zeros for the padding.
+    fn read(&self, input: &[f32], output: &mut [f32]) {
+        let (width, stride) = (self.width.output, self.width.stride);
+        output[..self.rows.start * width].fill(0.0);
+        output[self.rows.end * width..].fill(0.0);
+        if self.is_contiguous() && !self.rows.is_empty() {
+            let first = self.first_row * width + self.first_column;
+            let output_span = &mut output[self.span()];
+            output_span.copy_from_slice(&input[first..first + output_span.len()]);
+        } else {
+            for (i, row) in self.rows.clone().enumerate() {
+                let from = &input[(self.first_row + i * self.height.stride) * self.width.input + self.first_column..];
+                let to = &mut output[row * width..][self.columns.clone()];
+                if stride == 1 {
+                    to.copy_from_slice(&from[..to.len()]);
+                } else {
+                    to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(to, from)| *to = *from);
+                }
+            }
+        }
+        self.clear_sides(output);
+    }
+
+    /// Adds the outputs to the inputs that they meet.
+    fn add(&self, output: &mut [f32], input: &mut [f32]) {
+        let (width, stride) = (self.width.output, self.width.stride);
+        if self.rows.is_empty() {
+            return;
+        }
+        if self.is_contiguous() {
+            self.clear_sides(output);
+            let first = self.first_row * width + self.first_column;
+            add_all(&mut input[first..], &output[self.span()]);
+            return;
+        }
+        for (i, row) in self.rows.clone().enumerate() {
+            let to = &mut input[(self.first_row + i * self.height.stride) * self.width.input + self.first_column..];
+            let from = &output[row * width..][self.columns.clone()];
+            if stride == 1 {
+                add_all(to, from);
+            } else {
+                to.iter_mut().step_by(stride).zip(from).for_each(|(to, from)| *to += from);
+            }
+        }
+    }
+}
+
+fn add_all(to: &mut [f32], from: &[f32]) {
+    to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+}
