@@ -204,7 +204,7 @@ impl Case {
 
     /// Compares with the reference for every instruction set.
     fn check(&self) -> Result<(), TestCaseError> {
-        let tolerance = 1e-6 * (self.k as f32 + 1.0).sqrt();
+        let tolerance = 1e-5 * (self.k as f32 + 1.0).sqrt();
         for simd in supported() {
             let (c, expected) = self.run(Some(simd), 1);
             for (index, (&c, &expected)) in c.iter().zip(&expected).enumerate() {
