@@ -39,9 +39,6 @@ const MAX_DEPTH: usize = 256;
 /// A packed block of `a` holds about this many floats.
 const A_BLOCK: usize = 16 << 10;
 
-/// Up to so many rows of `a`, a `b` with contiguous rows is not packed.
-const MAX_ROWS_IN_PLACE: usize = 64;
-
 /// A `b` of more floats than this comes from memory, and packing reads memory in a better order.
 const MAX_B_IN_PLACE: usize = 2 << 20;
 
@@ -233,6 +230,8 @@ struct Kernel {
     columns: usize,
     /// A packed block of `b` holds about this many floats; it is to stay in L2.
     b_block: usize,
+    /// Up to so many rows of `a`, a `b` with contiguous rows is not packed: the wider the tile, the better that reads.
+    max_rows_in_place: usize,
     /// # Safety
     /// The processor has the set; `a` and `b` hold `depth` steps; `c` may be written over `rows` and `columns`.
     tile: unsafe fn(Tile),
@@ -458,7 +457,7 @@ impl Product<'_> {
         let packed_b = floats(&mut workspace.b, max_columns * max_depth + pack::SLACK);
         // Packing pays when a panel is read several times.
         let rows_lie_apart = b.column_stride == 1 && b.row_stride >= n;
-        let in_place = rows_lie_apart && m <= MAX_ROWS_IN_PLACE && k.saturating_mul(n) <= MAX_B_IN_PLACE;
+        let in_place = rows_lie_apart && m <= kernel.max_rows_in_place && k.saturating_mul(n) <= MAX_B_IN_PLACE;
 
         for column in (0..n).step_by(max_columns) {
             let columns = max_columns.min(n - column);

@@ -12,6 +12,7 @@ pub(super) static KERNEL: Kernel = Kernel {
     rows: ROWS,
     columns: COLUMNS,
     b_block: 64 << 10,
+    max_rows_in_place: 24,
     tile,
     pack_a,
     pack_b,

@@ -12,6 +12,7 @@ pub(super) static KERNEL: Kernel = Kernel {
     rows: ROWS,
     columns: COLUMNS,
     b_block: 128 << 10,
+    max_rows_in_place: 64,
     tile,
     pack_a,
     pack_b,

@@ -11,6 +11,7 @@ pub(super) static KERNEL: Kernel = Kernel {
     rows: ROWS,
     columns: COLUMNS,
     b_block: 64 << 10,
+    max_rows_in_place: 8,
     tile,
     pack_a,
     pack_b,
