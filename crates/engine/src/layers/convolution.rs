@@ -56,7 +56,11 @@ struct Geometry {
 impl Convolution {
     /// A layer of this description.
     pub fn new(spec: &ConvolutionSpec) -> Self {
-        Self { spec: spec.clone(), geometry: Geometry::default(), parts: Vec::new() }
+        Self {
+            spec: spec.clone(),
+            geometry: Geometry::default(),
+            parts: Vec::new(),
+        }
     }
 
     /// Makes the parts for so many threads; returns how many there are and how many images each has.
@@ -76,8 +80,10 @@ impl Convolution {
 
     /// Adds the gradients of the parameters for one bottom.
     fn backward_params(&mut self, io: &mut Backward<'_>, i: usize) {
-        let (wants_weight, wants_bias) =
-            (io.param_propagate_down[0], self.spec.bias_term && io.param_propagate_down[1]);
+        let (wants_weight, wants_bias) = (
+            io.param_propagate_down[0],
+            self.spec.bias_term && io.param_propagate_down[1],
+        );
         if !wants_weight && !wants_bias {
             return;
         }
@@ -86,21 +92,31 @@ impl Convolution {
         let parts = &mut self.parts[..used];
         let bottom = io.bottom.get(i).par_chunks(images * geometry.bottom_count());
         let top_diff = io.top_diff.get(i).par_chunks(images * geometry.top_count());
-        parts.par_iter_mut().zip(bottom).zip(top_diff).with_max_len(1).for_each(|((part, x), dy)| {
-            part.weight_diff.resize(geometry.weight_shape.count(), 0.0);
-            part.bias_diff.clear();
-            part.bias_diff.resize(geometry.num_output, 0.0);
-            let images = x.chunks_exact(geometry.bottom_count()).zip(dy.chunks_exact(geometry.top_count()));
-            for (image, (x, dy)) in images.enumerate() {
-                if wants_weight {
-                    geometry.backward_weight(part, x, dy, image > 0);
+        parts
+            .par_iter_mut()
+            .zip(bottom)
+            .zip(top_diff)
+            .with_max_len(1)
+            .for_each(|((part, x), dy)| {
+                part.weight_diff.resize(geometry.weight_shape.count(), 0.0);
+                part.bias_diff.clear();
+                part.bias_diff.resize(geometry.num_output, 0.0);
+                let images = x
+                    .chunks_exact(geometry.bottom_count())
+                    .zip(dy.chunks_exact(geometry.top_count()));
+                for (image, (x, dy)) in images.enumerate() {
+                    if wants_weight {
+                        geometry.backward_weight(part, x, dy, image > 0);
+                    }
+                    if wants_bias {
+                        let channels = dy.chunks_exact(geometry.patches.output_count);
+                        part.bias_diff
+                            .iter_mut()
+                            .zip(channels)
+                            .for_each(|(db, dy)| *db += sum(dy));
+                    }
                 }
-                if wants_bias {
-                    let channels = dy.chunks_exact(geometry.patches.output_count);
-                    part.bias_diff.iter_mut().zip(channels).for_each(|(db, dy)| *db += sum(dy));
-                }
-            }
-        });
+            });
         if wants_weight {
             let chunks = io.param_diff.get_mut(0).par_chunks_mut(CHUNK).enumerate();
             chunks.for_each(|(chunk, diff)| {
@@ -110,7 +126,9 @@ impl Convolution {
             });
         }
         if wants_bias {
-            parts.iter().for_each(|part| add(io.param_diff.get_mut(1), &part.bias_diff));
+            parts
+                .iter()
+                .for_each(|part| add(io.param_diff.get_mut(1), &part.bias_diff));
         }
     }
 
@@ -121,9 +139,15 @@ impl Convolution {
         let weight = &io.params[0];
         let bottom_diff = io.bottom_diff[i].par_chunks_mut(images * geometry.bottom_count());
         let top_diff = io.top_diff.get(i).par_chunks(images * geometry.top_count());
-        let parts = self.parts[..used].par_iter_mut().zip(bottom_diff).zip(top_diff).with_max_len(1);
+        let parts = self.parts[..used]
+            .par_iter_mut()
+            .zip(bottom_diff)
+            .zip(top_diff)
+            .with_max_len(1);
         parts.for_each(|((part, dx), dy)| {
-            let images = dx.chunks_exact_mut(geometry.bottom_count()).zip(dy.chunks_exact(geometry.top_count()));
+            let images = dx
+                .chunks_exact_mut(geometry.bottom_count())
+                .zip(dy.chunks_exact(geometry.top_count()));
             images.for_each(|(dx, dy)| geometry.backward_image(part, weight, dy, dx));
         });
     }
@@ -146,7 +170,9 @@ impl Layer for Convolution {
             return Err(LayerError::BottomShape {
                 bottom: 0,
                 shape: bottom[0].clone(),
-                fact: format!("the weights have shape {weight_shape}: channels and spatial axes may not change in number"),
+                fact: format!(
+                    "the weights have shape {weight_shape}: channels and spatial axes may not change in number"
+                ),
             });
         }
         self.geometry = geometry;
@@ -154,9 +180,19 @@ impl Layer for Convolution {
     }
 
     fn params(&self) -> Vec<ParamBlob> {
-        let weight = ParamBlob { shape: self.geometry.weight_shape.clone(), filler: self.spec.weight_filler.clone() };
-        let bias = ParamBlob { shape: Shape::from([self.spec.num_output]), filler: self.spec.bias_filler.clone() };
-        if self.spec.bias_term { vec![weight, bias] } else { vec![weight] }
+        let weight = ParamBlob {
+            shape: self.geometry.weight_shape.clone(),
+            filler: self.spec.weight_filler.clone(),
+        };
+        let bias = ParamBlob {
+            shape: Shape::from([self.spec.num_output]),
+            filler: self.spec.bias_filler.clone(),
+        };
+        if self.spec.bias_term {
+            vec![weight, bias]
+        } else {
+            vec![weight]
+        }
     }
 
     fn forward(&mut self, io: &mut Forward<'_>) -> Result<(), LayerError> {
@@ -169,7 +205,9 @@ impl Layer for Convolution {
             let top = top.par_chunks_mut(images * geometry.top_count());
             let parts = self.parts[..used].par_iter_mut().zip(bottom).zip(top).with_max_len(1);
             parts.for_each(|((part, x), y)| {
-                let images = x.chunks_exact(geometry.bottom_count()).zip(y.chunks_exact_mut(geometry.top_count()));
+                let images = x
+                    .chunks_exact(geometry.bottom_count())
+                    .zip(y.chunks_exact_mut(geometry.top_count()));
                 images.for_each(|(x, y)| geometry.forward_image(part, weight, bias, x, y));
             });
         }
@@ -189,10 +227,13 @@ impl Layer for Convolution {
 impl Geometry {
     fn new(spec: &ConvolutionSpec, bottom: &Shape) -> Result<(Self, Shape), LayerError> {
         let Some(channel_axis) = bottom.axis(spec.axis) else {
-            return Err(LayerError::Axis { axis: spec.axis, shape: bottom.clone() });
+            return Err(LayerError::Axis {
+                axis: spec.axis,
+                shape: bottom.clone(),
+            });
         };
         let channels = bottom.dims()[channel_axis];
-        if channels % spec.group != 0 || channels == 0 {
+        if channels == 0 || !channels.is_multiple_of(spec.group) {
             return Err(LayerError::BottomShape {
                 bottom: 0,
                 shape: bottom.clone(),
@@ -210,7 +251,17 @@ impl Geometry {
             }
         }
         let images = bottom.count_to(channel_axis);
-        Ok((Self { images, channels, num_output: spec.num_output, group: spec.group, weight_shape, patches }, top))
+        Ok((
+            Self {
+                images,
+                channels,
+                num_output: spec.num_output,
+                group: spec.group,
+                weight_shape,
+                patches,
+            },
+            top,
+        ))
     }
 
     /// Values in an image of the bottom.
@@ -224,49 +275,70 @@ impl Geometry {
     }
 
     fn columns_count(&self) -> usize {
-        if self.patches.is_identity { 0 } else { self.channels * self.patches.kernel_count * self.patches.output_count }
+        if self.patches.is_identity {
+            0
+        } else {
+            self.channels * self.patches.kernel_count * self.patches.output_count
+        }
     }
 
     /// The rows of the weight matrix in a group, and its columns.
     fn group_matrix(&self) -> (usize, usize) {
-        (self.num_output / self.group, self.channels / self.group * self.patches.kernel_count)
+        (
+            self.num_output / self.group,
+            self.channels / self.group * self.patches.kernel_count,
+        )
     }
 
-    /// The columns of image `x`: itself, or its patches, written to `columns`.
-    fn columns<'a>(&self, x: &'a [f32], columns: &'a mut [f32], parallel: bool) -> &'a [f32] {
-        if self.patches.is_identity {
+    /// The fewest channels that a thread takes: all of them where each thread has images of its own.
+    fn min_channels(&self, part: &Part) -> usize {
+        if part.workspaces.len() > 1 { 1 } else { self.channels }
+    }
+
+    /// The columns of image `x`: itself, or its patches, written to the part.
+    fn columns<'a>(&self, x: &'a [f32], columns: &'a mut [f32], min_channels: usize) -> &'a [f32] {
+        let patches = &self.patches;
+        if patches.is_identity {
             return x;
         }
-        let patches = &self.patches;
-        let size = patches.kernel_count * patches.output_count;
-        if parallel {
-            let channels = x.par_chunks(patches.input_count).zip(columns.par_chunks_mut(size));
-            channels.for_each(|(x, columns)| patches.im2col(x, columns));
-        } else {
-            let channels = x.chunks_exact(patches.input_count).zip(columns.chunks_exact_mut(size));
-            channels.for_each(|(x, columns)| patches.im2col(x, columns));
-        }
+        let columns_of = columns.par_chunks_mut(patches.kernel_count * patches.output_count);
+        let channels = x
+            .par_chunks(patches.input_count)
+            .zip(columns_of)
+            .with_min_len(min_channels);
+        channels.for_each(|(x, columns)| patches.im2col(x, columns));
         columns
     }
 
     /// y = weight · columns(x) + bias for one image.
     fn forward_image(&self, part: &mut Part, weight: &[f32], bias: Option<&[f32]>, x: &[f32], y: &mut [f32]) {
-        let columns = self.columns(x, &mut part.columns, part.workspaces.len() > 1);
+        let min_channels = self.min_channels(part);
+        let columns = self.columns(x, &mut part.columns, min_channels);
         if let Some(bias) = bias {
-            y.chunks_exact_mut(self.patches.output_count).zip(bias).for_each(|(y, bias)| y.fill(*bias));
+            y.chunks_exact_mut(self.patches.output_count)
+                .zip(bias)
+                .for_each(|(y, bias)| y.fill(*bias));
         }
         let (m, k) = self.group_matrix();
         let n = self.patches.output_count;
         for group in 0..self.group {
             let a = Matrix::row_major(&weight[group * m * k..][..m * k], k);
             let b = Matrix::row_major(&columns[group * k * n..][..k * n], n);
-            multiply(&mut part.workspaces, [m, n, k], a, b, &mut y[group * m * n..][..m * n], bias.is_some());
+            multiply(
+                &mut part.workspaces,
+                [m, n, k],
+                a,
+                b,
+                &mut y[group * m * n..][..m * n],
+                bias.is_some(),
+            );
         }
     }
 
     /// weight_diff = dy · columns(x)ᵀ for one image, or adds it.
     fn backward_weight(&self, part: &mut Part, x: &[f32], dy: &[f32], accumulate: bool) {
-        let columns = self.columns(x, &mut part.columns, part.workspaces.len() > 1);
+        let min_channels = self.min_channels(part);
+        let columns = self.columns(x, &mut part.columns, min_channels);
         let (m, n) = self.group_matrix();
         let k = self.patches.output_count;
         for group in 0..self.group {
@@ -284,20 +356,22 @@ impl Geometry {
         for group in 0..self.group {
             let a = Matrix::row_major(&weight[group * k * m..][..k * m], m).transposed();
             let b = Matrix::row_major(&dy[group * k * n..][..k * n], n);
-            let columns = if self.patches.is_identity { &mut *dx } else { &mut part.columns };
+            let columns = if self.patches.is_identity {
+                &mut *dx
+            } else {
+                &mut part.columns
+            };
             let c = &mut columns[group * m * n..][..m * n];
             multiply(&mut part.workspaces, [m, n, k], a, b, c, false);
         }
-        if self.patches.is_identity {
-            return;
-        }
         let patches = &self.patches;
-        let size = patches.kernel_count * patches.output_count;
-        if part.workspaces.len() > 1 {
-            let channels = dx.par_chunks_mut(patches.input_count).zip(part.columns.par_chunks_mut(size));
-            channels.for_each(|(dx, columns)| patches.col2im(columns, dx));
-        } else {
-            let channels = dx.chunks_exact_mut(patches.input_count).zip(part.columns.chunks_exact_mut(size));
+        if !patches.is_identity {
+            let min_channels = self.min_channels(part);
+            let columns = part.columns.par_chunks_mut(patches.kernel_count * patches.output_count);
+            let channels = dx
+                .par_chunks_mut(patches.input_count)
+                .zip(columns)
+                .with_min_len(min_channels);
             channels.for_each(|(dx, columns)| patches.col2im(columns, dx));
         }
     }
@@ -325,228 +399,62 @@ fn sum(values: &[f32]) -> f32 {
 
 #[cfg(test)]
 const fn case(bottoms: &'static [&'static [usize]], tops: usize, params: &'static str) -> super::GradientCase {
-    super::GradientCase { bottoms, params, tops, fill: super::Fill::Normal }
+    super::GradientCase {
+        bottoms,
+        params,
+        tops,
+        fill: super::Fill::Normal,
+    }
 }
 
 #[cfg(test)]
 pub(super) const GRADIENT_CASES: &[super::GradientCase] = &[
-    case(&[&[2, 3, 5, 6]], 1, "convolution_param { num_output: 4 kernel_size: 3 }"),
-    case(&[&[2, 4, 5, 5]], 1, "convolution_param { num_output: 6 kernel_size: 3 pad: 1 stride: 2 group: 2 }"),
-    case(&[&[2, 2, 7, 6]], 1, "convolution_param { num_output: 3 kernel_size: 3 dilation: 2 pad: 1 bias_term: false }"),
-    case(&[&[1, 3, 3, 4]], 1, "convolution_param { num_output: 4 kernel_size: 1 }"),
-    case(&[&[2, 2, 6, 5]], 1, "convolution_param { num_output: 2 kernel_h: 2 kernel_w: 3 stride_h: 3 stride_w: 1 pad_w: 2 }"),
-    case(&[&[3, 2, 8]], 1, "convolution_param { num_output: 3 kernel_size: 3 stride: 2 pad: 1 }"),
-    case(&[&[1, 2, 3, 4, 3]], 1, "convolution_param { num_output: 2 kernel_size: 2 kernel_size: 3 kernel_size: 2 pad: 1 }"),
-    case(&[&[2, 2, 3, 4]], 1, "convolution_param { num_output: 2 kernel_size: 2 axis: 2 }"),
-    case(&[&[2, 2, 4, 4], &[2, 2, 4, 4]], 2, "convolution_param { num_output: 3 kernel_size: 3 pad: 1 }"),
+    case(
+        &[&[2, 3, 5, 6]],
+        1,
+        "convolution_param { num_output: 4 kernel_size: 3 }",
+    ),
+    case(
+        &[&[2, 4, 5, 5]],
+        1,
+        "convolution_param { num_output: 6 kernel_size: 3 pad: 1 stride: 2 group: 2 }",
+    ),
+    case(
+        &[&[2, 2, 7, 6]],
+        1,
+        "convolution_param { num_output: 3 kernel_size: 3 dilation: 2 pad: 1 bias_term: false }",
+    ),
+    case(
+        &[&[1, 3, 3, 4]],
+        1,
+        "convolution_param { num_output: 4 kernel_size: 1 }",
+    ),
+    case(
+        &[&[2, 2, 6, 5]],
+        1,
+        "convolution_param { num_output: 2 kernel_h: 2 kernel_w: 3 stride_h: 3 stride_w: 1 pad_w: 2 }",
+    ),
+    case(
+        &[&[3, 2, 8]],
+        1,
+        "convolution_param { num_output: 3 kernel_size: 3 stride: 2 pad: 1 }",
+    ),
+    case(
+        &[&[1, 2, 3, 4, 3]],
+        1,
+        "convolution_param { num_output: 2 kernel_size: 2 kernel_size: 3 kernel_size: 2 pad: 1 }",
+    ),
+    case(
+        &[&[2, 2, 3, 4]],
+        1,
+        "convolution_param { num_output: 2 kernel_size: 2 axis: 2 }",
+    ),
+    case(
+        &[&[2, 2, 4, 4], &[2, 2, 4, 4]],
+        2,
+        "convolution_param { num_output: 3 kernel_size: 3 pad: 1 }",
+    ),
 ];
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        Phase,
-        filler::Filler,
-        layers::harness::{assert_close, normal, run},
-        random,
-    };
-
-    fn spec(num_output: usize, kernel: &[usize]) -> ConvolutionSpec {
-        ConvolutionSpec {
-            num_output,
-            bias_term: true,
-            kernel: kernel.to_vec(),
-            stride: Vec::new(),
-            pad: Vec::new(),
-            dilation: Vec::new(),
-            group: 1,
-            axis: 1,
-            weight_filler: Filler::Constant(0.0),
-            bias_filler: Filler::Constant(0.0),
-        }
-    }
-
-    /// The digits of `index` in the mixed radix `dims`.
-    fn digits(mut index: usize, dims: &[usize]) -> Vec<usize> {
-        let mut digits: Vec<usize> = dims.iter().rev().map(|dim| (index % dim, index /= dim).0).collect();
-        digits.reverse();
-        digits
-    }
-
-    /// Calls `f` with the indices in bottom, weight and top of every product that the convolution sums up, straight from
-    /// its definition.
-    fn for_each_product(
-        spec: &ConvolutionSpec,
-        bottom: &Shape,
-        weight: &Shape,
-        top: &Shape,
-        mut f: impl FnMut(usize, usize, usize),
-    ) {
-        let axis = bottom.axis(spec.axis).unwrap();
-        let at = |list: &[usize], i: usize, default: usize| match list.len() {
-            0 => default,
-            1 => list[0],
-            _ => list[i],
-        };
-        let spatial = &bottom.dims()[axis + 1..];
-        let (channels, group_channels) = (bottom.dims()[axis], weight.dims()[1]);
-        for y in 0..top.count() {
-            let top_index = digits(y, top.dims());
-            let output = top_index[axis];
-            let group = output / (spec.num_output / spec.group);
-            for w in 0..weight.count_from(1) {
-                let tap = digits(w, &weight.dims()[1..]);
-                let mut x = 0;
-                for i in 0..axis {
-                    x = x * bottom.dims()[i] + top_index[i];
-                }
-                x = x * channels + group * group_channels + tap[0];
-                let inside = (0..spatial.len()).all(|i| {
-                    let position = top_index[axis + 1 + i] * at(&spec.stride, i, 1) + tap[1 + i] * at(&spec.dilation, i, 1);
-                    let position = position.wrapping_sub(at(&spec.pad, i, 0));
-                    x = x.wrapping_mul(spatial[i]).wrapping_add(position);
-                    position < spatial[i]
-                });
-                if inside {
-                    f(x, output * weight.count_from(1) + w, y);
-                }
-            }
-        }
-    }
-
-    /// Compares forward and backward with the definition, on several numbers of threads.
-    fn check(spec: &ConvolutionSpec, bottom: &Shape) {
-        let what = format!("{spec:?} {bottom}");
-        let mut layer = Convolution::new(spec);
-        let top = layer.reshape(&[bottom]).unwrap().remove(0);
-        let weight_shape = layer.params()[0].shape.clone();
-        let (x, weight, bias) = (normal(1, bottom.count()), normal(2, weight_shape.count()), normal(3, spec.num_output));
-        let params = if spec.bias_term { vec![weight.clone(), bias.clone()] } else { vec![weight.clone()] };
-        let channel_count = top.count_from(bottom.axis(spec.axis).unwrap() + 1);
-        let output_of = |y: usize| y / channel_count % spec.num_output;
-        for threads in 1..=3 {
-            let found = run(&mut layer, &[(bottom.clone(), x.clone())], &params, 1, Phase::Train, threads);
-            assert_eq!(found.tops[0].0, top, "{what}");
-            let dy = &found.top_diffs[0];
-            let mut y: Vec<f32> = (0..top.count()).map(|i| if spec.bias_term { bias[output_of(i)] } else { 0.0 }).collect();
-            let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; weight.len()]);
-            for_each_product(spec, bottom, &weight_shape, &top, |x_index, w_index, y_index| {
-                y[y_index] += x[x_index] * weight[w_index];
-                dx[x_index] += dy[y_index] * weight[w_index];
-                dw[w_index] += dy[y_index] * x[x_index];
-            });
-            assert_close(&format!("y of {what}"), &found.tops[0].1, &y, 1e-5);
-            assert_close(&format!("dx of {what}"), &found.bottom_diffs[0], &dx, 1e-5);
-            assert_close(&format!("dw of {what}"), &found.param_diffs[0], &dw, 1e-5);
-            if spec.bias_term {
-                let mut db = vec![0.0; spec.num_output];
-                dy.iter().enumerate().for_each(|(i, dy)| db[output_of(i)] += dy);
-                assert_close(&format!("db of {what}"), &found.param_diffs[1], &db, 1e-5);
-            }
-        }
-    }
-
-    #[test]
-    fn two_axes_match_the_definition_for_all_strides_pads_and_dilations() {
-        for kernel in [[1, 1], [3, 3], [2, 5]] {
-            for stride in 1..=3 {
-                for pad in 0..=3 {
-                    for dilation in 1..=2 {
-                        let spec = ConvolutionSpec {
-                            stride: vec![stride],
-                            pad: vec![pad],
-                            dilation: vec![dilation],
-                            ..spec(3, &kernel)
-                        };
-                        check(&spec, &Shape::from([2, 2, 9, 10]));
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn random_settings_match_the_definition() {
-        let key = random::key(&[11]);
-        let mut draws = 0;
-        let mut draw = |low: usize, high: usize| {
-            draws += 1;
-            low + (random::bits(key, draws) % (high - low + 1) as u64) as usize
-        };
-        for _ in 0..60 {
-            let axes = draw(0, 3);
-            let group = draw(1, 3);
-            let mut settings = |low: usize, high: usize| (0..axes).map(|_| draw(low, high)).collect::<Vec<_>>();
-            let (kernel, stride, pad, dilation) = (settings(1, 3), settings(1, 3), settings(0, 4), settings(1, 2));
-            let extra: Vec<usize> = settings(0, 4);
-            let mut dims = vec![draw(1, 5), group * draw(1, 3)];
-            // The kernel may cover all of the input and its padding, but no more.
-            dims.extend((0..axes).map(|i| {
-                let extent = (kernel[i] - 1) * dilation[i] + 1;
-                extent.saturating_sub(2 * pad[i]).max(1) + extra[i]
-            }));
-            let num_output = group * draw(1, 4);
-            let kernel = if axes == 0 { vec![1] } else { kernel };
-            let bias_term = draw(0, 1) == 1;
-            let spec = ConvolutionSpec { stride, pad, dilation, group, bias_term, ..spec(num_output, &kernel) };
-            check(&spec, &Shape::new(dims));
-        }
-    }
-
-    #[test]
-    fn the_axis_of_the_channels_may_be_any() {
-        check(&ConvolutionSpec { axis: 0, ..spec(2, &[3]) }, &Shape::from([3, 5, 6]));
-        check(&ConvolutionSpec { axis: -2, ..spec(2, &[3]) }, &Shape::from([2, 3, 2, 6]));
-    }
-
-    #[test]
-    fn every_bottom_has_its_top_and_all_share_the_weights() {
-        let shape = Shape::from([2, 2, 5, 5]);
-        let (a, b) = (normal(1, shape.count()), normal(2, shape.count()));
-        let params = [normal(3, 3 * 2 * 9), normal(4, 3)];
-        let mut layer = Convolution::new(&spec(3, &[3]));
-        let both = [(shape.clone(), a.clone()), (shape.clone(), b.clone())];
-        let found = run(&mut layer, &both, &params, 2, Phase::Train, 2);
-        let first = run(&mut layer, &both[..1], &params, 1, Phase::Train, 2);
-        let second = run(&mut layer, &both[1..], &params, 1, Phase::Train, 2);
-        assert_eq!(found.tops[0].1, first.tops[0].1);
-        assert_eq!(found.tops[1].1, second.tops[0].1);
-        assert_eq!(found.bottom_diffs[0], first.bottom_diffs[0]);
-        // The weights' gradient is a sum over bottoms; the second top's gradient differs from what `second` was fed.
-        assert_ne!(found.param_diffs[0], first.param_diffs[0]);
-        let db: Vec<f32> = (0..3)
-            .map(|c| {
-                let of_top = |dy: &Vec<f32>| dy.chunks(9).skip(c).step_by(3).flatten().sum::<f32>();
-                found.top_diffs.iter().map(of_top).sum()
-            })
-            .collect();
-        assert_close("db", &found.param_diffs[1], &db, 1e-5);
-    }
-
-    #[test]
-    fn what_does_not_fit_is_refused_with_the_remedy() {
-        let refuse = |spec: &ConvolutionSpec, dims: &[usize]| {
-            Convolution::new(spec).reshape(&[&Shape::new(dims)]).unwrap_err().to_string()
-        };
-        let grouped = ConvolutionSpec { group: 2, ..spec(2, &[3]) };
-        assert_eq!(
-            refuse(&grouped, &[1, 3, 5, 5]),
-            "bottom 0 has shape (1, 3, 5, 5), but its 3 channels are no multiple of group 2"
-        );
-        assert!(refuse(&spec(2, &[6]), &[1, 3, 5, 5]).contains("covers 6 positions of axis 2, which has 5"));
-        assert!(refuse(&spec(2, &[3, 3]), &[1, 3, 5]).contains("kernel_size has 2 values for its 1 spatial axes"));
-        assert!(refuse(&ConvolutionSpec { axis: 4, ..spec(2, &[3]) }, &[1, 3, 5, 5]).contains("axis 4"));
-        let huge = spec(u32::MAX as usize, &[1]);
-        assert!(matches!(
-            Convolution::new(&huge).reshape(&[&Shape::from([1, 1, 1, 1])]),
-            Err(LayerError::TooLarge { .. })
-        ));
-
-        let mut layer = Convolution::new(&spec(2, &[3]));
-        let (shape, other) = (Shape::from([1, 3, 5, 5]), Shape::from([1, 3, 5, 6]));
-        assert!(matches!(layer.reshape(&[&shape, &other]), Err(LayerError::BottomShapes { .. })));
-        assert!(layer.reshape(&[&shape]).is_ok());
-        assert!(layer.reshape(&[&Shape::from([4, 3, 7, 5])]).is_ok(), "other sizes need no other weights");
-        assert!(layer.reshape(&[&Shape::from([1, 4, 5, 5])]).is_err(), "other channels do");
-    }
-}
+mod tests;
