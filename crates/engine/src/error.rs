@@ -209,6 +209,12 @@ pub enum LayerError {
         /// The blob's shape.
         shape: Shape,
     },
+    /// A blob without values.
+    #[error("a blob of shape {shape} has no values: feed at least one record")]
+    Empty {
+        /// The blob's shape.
+        shape: Shape,
+    },
     /// A blob with more values than a blob can have.
     #[error("a blob of shape {shape} has more than 2147483647 values: make the batch or the layer smaller")]
     TooLarge {
