@@ -18,8 +18,8 @@ pub enum Error {
         layer: String,
         /// The layer's type.
         type_name: &'static str,
-        /// What is wrong.
-        source: LayerError,
+        /// What is wrong; boxed, so that results stay small.
+        source: Box<LayerError>,
     },
     /// Where a data layer's shapes come from failed.
     #[error("layer '{layer}': {source}")]

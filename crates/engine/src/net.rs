@@ -661,7 +661,7 @@ fn layer_error(spec: &LayerSpec, source: LayerError) -> Error {
     Error::Layer {
         layer: spec.name.clone(),
         type_name: spec.type_name,
-        source,
+        source: Box::new(source),
     }
 }
 
