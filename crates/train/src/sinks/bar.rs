@@ -1,8 +1,12 @@
-use std::time::{Duration, Instant};
+use std::{
+    fmt,
+    io::{self, Write},
+    time::{Duration, Instant},
+};
 
-use indicatif::{ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressDrawTarget, ProgressState, ProgressStyle};
 
-use super::{number, sentence};
+use super::{LineWriter, number, sentence};
 use crate::events::{Event, Sink};
 
 /// How often the text beside the bar is made anew; the bar itself is drawn at most this often too.
@@ -11,6 +15,8 @@ const REFRESH: Duration = Duration::from_millis(100);
 /// A bar on stderr with iteration, loss, images a second and the time left; what happens is printed above it.
 pub struct ProgressBar {
     bar: indicatif::ProgressBar,
+    /// Takes the last line, when the bar is gone.
+    after: LineWriter<Box<dyn Write + Send>>,
     loss: Option<f32>,
     images_per_s: Option<f64>,
     last_text: Option<Instant>,
@@ -19,20 +25,21 @@ pub struct ProgressBar {
 impl ProgressBar {
     /// A bar of `max_iter` iterations. It needs a terminal: elsewhere it shows nothing.
     pub fn new(max_iter: u64) -> Self {
-        let sink = Self::on(ProgressDrawTarget::stderr_with_hz(10), max_iter);
+        let sink = Self::on(ProgressDrawTarget::stderr_with_hz(10), Box::new(io::stderr()), max_iter);
         // Keeps the time left going while an iteration or a test takes long.
         sink.bar.enable_steady_tick(Duration::from_millis(500));
         sink
     }
 
-    fn on(target: ProgressDrawTarget, max_iter: u64) -> Self {
+    fn on(target: ProgressDrawTarget, after: Box<dyn Write + Send>, max_iter: u64) -> Self {
         let bar = indicatif::ProgressBar::with_draw_target(Some(max_iter), target);
         // The template is a constant that a test draws, so the default look is never met.
-        let style = ProgressStyle::with_template("{wide_bar:.cyan/dim} {pos} of {len}{msg}, {eta} left")
+        let style = ProgressStyle::with_template("{wide_bar:.cyan/dim} {pos} of {len}{msg}{left}")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
-        bar.set_style(style.progress_chars("━╸─"));
+        bar.set_style(style.progress_chars("━╸─").with_key("left", write_time_left));
         Self {
             bar,
+            after: LineWriter::new(after, "stderr".to_owned()),
             loss: None,
             images_per_s: None,
             last_text: None,
@@ -45,6 +52,14 @@ impl ProgressBar {
         let speed = self.images_per_s.map(|speed| format!(", {speed:.0} images/s"));
         self.bar
             .set_message(loss.unwrap_or_default() + &speed.unwrap_or_default());
+    }
+}
+
+/// Nothing while it is unknown, which it is until the first iteration is over.
+fn write_time_left(state: &ProgressState, out: &mut dyn fmt::Write) {
+    if !state.eta().is_zero() {
+        // The text goes to memory, where writing cannot fail.
+        let _ = write!(out, ", {:#} left", HumanDuration(state.eta()));
     }
 }
 
@@ -67,7 +82,8 @@ impl Sink for ProgressBar {
             Event::Round(_) => {}
             Event::Finish(_) => {
                 self.bar.finish_and_clear();
-                self.bar.println(sentence(event, None));
+                // Not println, which ends no line once there is no bar.
+                self.after.line(&sentence(event, None));
             }
             Event::Test(_) | Event::Snapshot(_) | Event::Message { .. } => self.bar.println(sentence(event, None)),
         }
@@ -84,10 +100,7 @@ impl Sink for ProgressBar {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io,
-        sync::{Arc, Mutex},
-    };
+    use std::sync::{Arc, Mutex};
 
     use indicatif::TermLike;
 
@@ -123,6 +136,17 @@ mod tests {
         }
     }
 
+    impl Write for Screen {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            Screen::write(self, std::str::from_utf8(bytes).unwrap());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
     impl TermLike for Screen {
         fn width(&self) -> u16 {
             COLUMNS as u16
@@ -147,12 +171,12 @@ mod tests {
         }
 
         fn write_line(&self, text: &str) -> io::Result<()> {
-            self.write(&format!("{text}\n"));
+            Screen::write(self, &format!("{text}\n"));
             Ok(())
         }
 
         fn write_str(&self, text: &str) -> io::Result<()> {
-            self.write(text);
+            Screen::write(self, text);
             Ok(())
         }
 
@@ -173,7 +197,8 @@ mod tests {
     #[test]
     fn events_stand_above_the_bar_and_the_end_is_clean() {
         let screen = Screen::default();
-        let mut sink = ProgressBar::on(ProgressDrawTarget::term_like(Box::new(screen.clone())), 100);
+        let target = ProgressDrawTarget::term_like(Box::new(screen.clone()));
+        let mut sink = ProgressBar::on(target, Box::new(screen.clone()), 100);
         sink.event(&samples::start());
         sink.event(&samples::iteration(499, 0.4));
         sink.last_text = None;
@@ -187,13 +212,15 @@ mod tests {
             panic!("{lines:?}");
         };
         assert_eq!(test, "test at 500: accuracy 0.8812, loss 0.3301 (10000 records)");
-        assert!(bar.contains(" 500 of 2000, loss 0.3300, 5321 images/s, "), "{lines:?}");
-        assert!(bar.ends_with(" left"), "{lines:?}");
+        assert!(bar.contains(" 500 of 2000, loss 0.3300, 5321 images/s"), "{lines:?}");
 
         sink.event(&samples::finish(false));
         let lines = screen.lines();
-        assert!(lines.iter().all(|line| !line.contains(" left")), "{lines:?}");
+        assert!(lines.iter().all(|line| !line.contains("500 of 2000")), "{lines:?}");
         let last = lines.last().unwrap();
         assert_eq!(last, "finished after 2000 iterations in 31.2 s, 5300 images/s");
+        // What comes next begins a line of its own.
+        Screen::write(&screen, "next");
+        assert_eq!(screen.lines().last().unwrap(), "next");
     }
 }
