@@ -2,16 +2,33 @@
 //!
 //! A new layer is a file here, an entry in [`LAYERS`], a line in [`build`], and its parameters in `spec/kinds.rs`.
 
+mod accuracy;
+mod concat;
 mod convolution;
+mod dropout;
+mod dummy_data;
+mod eltwise;
+mod euclidean_loss;
 mod feed;
+mod flatten;
+#[cfg(test)]
+mod gradient_check;
 #[cfg(test)]
 mod harness;
 mod inner_product;
+mod label;
 mod lrn;
 mod neuron;
 mod patches;
 mod pooling;
 mod relu;
+mod sigmoid;
+mod silence;
+mod slice;
+mod softmax;
+mod softmax_with_loss;
+mod split;
+mod tanh;
 
 use std::fmt;
 
@@ -23,7 +40,7 @@ use crate::{
     spec::{
         AccuracySpec, ConcatSpec, ConvolutionSpec, DataSpec, DropoutSpec, DummyDataSpec, EltwiseSpec, FlattenSpec,
         InnerProductSpec, InputSpec, LayerKind, LrnSpec, MemoryDataSpec, PoolingSpec, ReluSpec, SliceSpec, SoftmaxSpec,
-        SoftmaxWithLossSpec,
+        SoftmaxWithLossSpec, SplitSpec,
     },
 };
 
@@ -365,7 +382,7 @@ pub const LAYERS: &[LayerDef] = &[
         summary: "copies its bottom to every top",
         bottoms: Arity::Exactly(1),
         tops: Arity::AtLeast(1),
-        parse: |_| Ok(LayerKind::Split),
+        parse: SplitSpec::parse,
         #[cfg(test)]
         gradients: Gradients::Check(split::GRADIENT_CASES),
     },
@@ -383,13 +400,26 @@ pub const LAYERS: &[LayerDef] = &[
 /// Builds a layer.
 pub(crate) fn build(kind: &LayerKind) -> Box<dyn Layer> {
     match kind {
+        LayerKind::Accuracy(spec) => Box::new(accuracy::Accuracy::new(spec)),
+        LayerKind::Concat(spec) => Box::new(concat::Concat::new(spec)),
         LayerKind::Convolution(spec) => Box::new(convolution::Convolution::new(spec)),
         LayerKind::Data(_) | LayerKind::Input(_) | LayerKind::MemoryData(_) => Box::new(feed::Feed::new()),
+        LayerKind::Dropout(spec) => Box::new(dropout::Dropout::new(spec)),
+        LayerKind::DummyData(spec) => Box::new(dummy_data::DummyData::new(spec)),
+        LayerKind::Eltwise(spec) => Box::new(eltwise::Eltwise::new(spec)),
+        LayerKind::EuclideanLoss => Box::new(euclidean_loss::EuclideanLoss::new()),
+        LayerKind::Flatten(spec) => Box::new(flatten::Flatten::new(spec)),
         LayerKind::InnerProduct(spec) => Box::new(inner_product::InnerProduct::new(spec)),
         LayerKind::Lrn(spec) => Box::new(lrn::Lrn::new(spec)),
         LayerKind::Pooling(spec) => Box::new(pooling::Pooling::new(spec)),
         LayerKind::Relu(spec) => Box::new(relu::Relu::new(spec)),
-        _ => todo!(),
+        LayerKind::Sigmoid => Box::new(sigmoid::Sigmoid::new()),
+        LayerKind::Silence => Box::new(silence::Silence::new()),
+        LayerKind::Slice(spec) => Box::new(slice::Slice::new(spec)),
+        LayerKind::Softmax(spec) => Box::new(softmax::Softmax::new(spec)),
+        LayerKind::SoftmaxWithLoss(spec) => Box::new(softmax_with_loss::SoftmaxWithLoss::new(spec)),
+        LayerKind::Split(spec) => Box::new(split::Split::new(spec)),
+        LayerKind::TanH => Box::new(tanh::TanH::new()),
     }
 }
 

@@ -134,3 +134,90 @@ pub(super) const GRADIENT_CASES: &[super::GradientCase] = &[
     case(&[&[2, 3, 5]], "inner_product_param { num_output: 4 axis: -1 }"),
     case(&[&[2, 3]], "inner_product_param { num_output: 2 axis: 0 }"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Phase,
+        filler::Filler,
+        layers::harness::{assert_close, normal, run},
+    };
+
+    fn spec(num_output: usize) -> InnerProductSpec {
+        InnerProductSpec {
+            num_output,
+            bias_term: true,
+            axis: 1,
+            transpose: false,
+            weight_filler: Filler::Constant(0.0),
+            bias_filler: Filler::Constant(0.0),
+        }
+    }
+
+    #[test]
+    fn matches_the_definition() {
+        for (rows, inputs, outputs) in [(1, 1, 1), (5, 7, 3), (2, 70, 600), (33, 17, 65)] {
+            for (transpose, bias_term) in [(false, true), (true, true), (false, false), (true, false)] {
+                let shape = Shape::from([rows, inputs]);
+                let (x, weight, bias) = (normal(1, rows * inputs), normal(2, inputs * outputs), normal(3, outputs));
+                let mut layer = InnerProduct::new(&InnerProductSpec { transpose, bias_term, ..spec(outputs) });
+                let params = if bias_term { vec![weight.clone(), bias.clone()] } else { vec![weight.clone()] };
+                for threads in 1..=3 {
+                    let bottom = [(shape.clone(), x.clone())];
+                    let found = run(&mut layer, &bottom, &params, 1, Phase::Train, threads);
+                    let dy = &found.top_diffs[0];
+                    let mut y = if bias_term { bias.repeat(rows) } else { vec![0.0; rows * outputs] };
+                    let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; weight.len()]);
+                    for row in 0..rows {
+                        for output in 0..outputs {
+                            for input in 0..inputs {
+                                let w = if transpose { input * outputs + output } else { output * inputs + input };
+                                y[row * outputs + output] += x[row * inputs + input] * weight[w];
+                                dx[row * inputs + input] += dy[row * outputs + output] * weight[w];
+                                dw[w] += dy[row * outputs + output] * x[row * inputs + input];
+                            }
+                        }
+                    }
+                    assert_eq!(found.tops[0].0, Shape::from([rows, outputs]));
+                    assert_close("y", &found.tops[0].1, &y, 1e-5);
+                    assert_close("dx", &found.bottom_diffs[0], &dx, 1e-5);
+                    assert_close("dw", &found.param_diffs[0], &dw, 1e-5);
+                    if bias_term {
+                        let db: Vec<f32> = (0..outputs).map(|o| dy.iter().skip(o).step_by(outputs).sum()).collect();
+                        assert_close("db", &found.param_diffs[1], &db, 1e-5);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn axes_before_the_axis_are_rows() {
+        let top = |axis: i32| {
+            let mut layer = InnerProduct::new(&InnerProductSpec { axis, ..spec(9) });
+            let top = layer.reshape(&[&Shape::from([2, 3, 4, 5])]).unwrap().remove(0);
+            (top, layer.params()[0].shape.clone())
+        };
+        assert_eq!(top(1), (Shape::from([2, 9]), Shape::from([9, 60])));
+        assert_eq!(top(-1), (Shape::from([2, 3, 4, 9]), Shape::from([9, 5])));
+        assert_eq!(top(0), (Shape::from([9]), Shape::from([9, 120])));
+        let mut layer = InnerProduct::new(&InnerProductSpec { transpose: true, ..spec(9) });
+        layer.reshape(&[&Shape::from([2, 3])]).unwrap();
+        assert_eq!(layer.params()[0].shape, Shape::from([3, 9]));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_the_remedy() {
+        let mut layer = InnerProduct::new(&InnerProductSpec { axis: 2, ..spec(9) });
+        let refused = layer.reshape(&[&Shape::from([2, 3])]).unwrap_err();
+        assert_eq!(refused.to_string(), "axis 2 does not exist in bottom 0 of shape (2, 3)");
+        let mut layer = InnerProduct::new(&spec(9));
+        assert!(layer.reshape(&[&Shape::from([2, 3])]).is_ok());
+        assert!(layer.reshape(&[&Shape::from([4, 3])]).is_ok(), "more rows need no other weights");
+        let refused = layer.reshape(&[&Shape::from([4, 2])]).unwrap_err().to_string();
+        assert!(refused.contains("the weights are for 3 values a row"), "{refused}");
+        let refused = InnerProduct::new(&spec(u32::MAX as usize)).reshape(&[&Shape::from([1, 3])]);
+        assert!(matches!(refused, Err(LayerError::TooLarge { .. })));
+    }
+}

@@ -205,3 +205,84 @@ pub(super) const GRADIENT_CASES: &[super::GradientCase] = &[
     case(&[&[2, 2, 4, 5]], "lrn_param { local_size: 3 alpha: 2.0 beta: 0.75 norm_region: WITHIN_CHANNEL }"),
     case(&[&[1, 2, 2, 3]], "lrn_param { local_size: 5 alpha: 2.0 beta: 0.6 norm_region: WITHIN_CHANNEL }"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Phase,
+        layers::harness::{assert_close, normal, run},
+    };
+
+    /// y and dx straight from the definition, in f64.
+    fn reference(spec: &LrnSpec, dims: [usize; 4], x: &[f32], dy: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let [_, channels, height, width] = dims;
+        let reach = (spec.local_size - 1) / 2;
+        let place = |i: usize| {
+            let plane = height * width;
+            (i / (channels * plane), i / plane % channels, i % plane / width, i % width)
+        };
+        let are_neighbours = |i: usize, j: usize| {
+            let (a, b) = (place(i), place(j));
+            if spec.within_channel {
+                (a.0, a.1) == (b.0, b.1) && a.2.abs_diff(b.2) <= reach && a.3.abs_diff(b.3) <= reach
+            } else {
+                (a.0, a.2, a.3) == (b.0, b.2, b.3) && a.1.abs_diff(b.1) <= reach
+            }
+        };
+        let (size, alpha, beta) = (spec.local_size as f64, f64::from(spec.alpha), f64::from(spec.beta));
+        let (constant, factor) =
+            if spec.within_channel { (1.0, alpha / size.powi(2)) } else { (f64::from(spec.k), alpha / size) };
+        let value = |values: &[f32], i: usize| f64::from(values[i]);
+        let sum = |i: usize, f: &dyn Fn(usize) -> f64| (0..x.len()).filter(|j| are_neighbours(i, *j)).map(f).sum::<f64>();
+        let scale: Vec<f64> =
+            (0..x.len()).map(|i| constant + factor * sum(i, &|j| value(x, j).powi(2))).collect();
+        let y = |i: usize| value(x, i) * scale[i].powf(-beta);
+        let dx = |i: usize| {
+            let through_scale = sum(i, &|j| value(dy, j) * y(j) / scale[j]);
+            value(dy, i) * scale[i].powf(-beta) - 2.0 * factor * beta * value(x, i) * through_scale
+        };
+        ((0..x.len()).map(|i| y(i) as f32).collect(), (0..x.len()).map(|i| dx(i) as f32).collect())
+    }
+
+    #[test]
+    fn matches_the_definition() {
+        for within_channel in [false, true] {
+            for local_size in [1, 3, 5, 9] {
+                for (beta, k) in [(0.75, 1.0), (0.5, 2.0), (1.2, 0.5)] {
+                    for dims in [[1, 1, 1, 1], [2, 7, 2, 3], [4, 3, 5, 4]] {
+                        let spec = LrnSpec { local_size, alpha: 1.5, beta, k, within_channel };
+                        let shape = Shape::from(dims);
+                        let x = normal(1, shape.count());
+                        let mut layer = Lrn::new(&spec);
+                        for threads in 1..=3 {
+                            let found = run(&mut layer, &[(shape.clone(), x.clone())], &[], 1, Phase::Train, threads);
+                            let (y, dx) = reference(&spec, dims, &x, &found.top_diffs[0]);
+                            let what = format!("{spec:?} {shape}");
+                            assert_close(&format!("y of {what}"), &found.tops[0].1, &y, 1e-5);
+                            assert_close(&format!("dx of {what}"), &found.bottom_diffs[0], &dx, 1e-5);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn large_values_do_not_spoil_those_far_away() {
+        // A running sum that takes away what it has added would leave rounding errors, or infinity minus infinity.
+        let spec = LrnSpec { local_size: 3, alpha: 3.0, beta: 0.75, k: 1.0, within_channel: false };
+        let x = vec![1e30, 1.0, 1.0, 1.0, 1.0, 1.0];
+        let bottom = [(Shape::from([1, 6, 1, 1]), x)];
+        let found = run(&mut Lrn::new(&spec), &bottom, &[], 1, Phase::Test, 1);
+        let expected = 4.0_f32.powf(-0.75);
+        assert!((found.tops[0].1[3] - expected).abs() < 1e-6, "{:?}", found.tops[0].1);
+    }
+
+    #[test]
+    fn needs_four_axes() {
+        let spec = LrnSpec { local_size: 3, alpha: 1.0, beta: 0.75, k: 1.0, within_channel: false };
+        let refused = Lrn::new(&spec).reshape(&[&Shape::from([2, 3])]).unwrap_err().to_string();
+        assert!(refused.contains("shape (2, 3), but it has to have four axes"), "{refused}");
+    }
+}

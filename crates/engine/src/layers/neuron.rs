@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use crate::layer::{Backward, Forward};
 
 /// Values a thread takes at a time: small enough to balance, large enough that taking it costs nothing.
-const CHUNK: usize = 16 * 1024;
+pub const CHUNK: usize = 16 * 1024;
 
 /// y = f(x), in place or not.
 pub fn map(io: &mut Forward<'_>, f: impl Fn(f32) -> f32 + Sync) {

@@ -357,3 +357,184 @@ pub(super) const GRADIENT_CASES: &[super::GradientCase] = &[
     case(&[&[1, 2, 5, 4]], "pooling_param { pool: AVE kernel_size: 2 stride: 1 pad: 1 round_mode: FLOOR }"),
     case(&[&[2, 3, 4, 5]], "pooling_param { pool: AVE global_pooling: true }"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layers::harness::{assert_close, normal, run};
+
+    fn spec(method: PoolingMethod, kernel: [usize; 2], stride: [usize; 2], pad: [usize; 2]) -> PoolingSpec {
+        PoolingSpec { method, kernel, stride, pad, global: false, round_up: true }
+    }
+
+    /// The windows of a channel as Caffe's loops have them: the indices, and the divisor of an average.
+    fn windows(spec: &PoolingSpec, input: [usize; 2], output: [usize; 2]) -> Vec<(Vec<usize>, f32)> {
+        let mut windows = Vec::new();
+        for row in 0..output[0] {
+            for column in 0..output[1] {
+                let place = [row, column];
+                let start = [0, 1].map(|i| (place[i] * spec.stride[i]) as i64 - spec.pad[i] as i64);
+                let end = [0, 1].map(|i| (start[i] + spec.kernel[i] as i64).min((input[i] + spec.pad[i]) as i64));
+                let divisor = ((end[0] - start[0]) * (end[1] - start[1])) as f32;
+                let inside = |i: usize| start[i].max(0) as usize..end[i].min(input[i] as i64) as usize;
+                let columns = inside(1);
+                let indices = inside(0).flat_map(|row| columns.clone().map(move |column| row * input[1] + column));
+                windows.push((indices.collect(), divisor));
+            }
+        }
+        windows
+    }
+
+    fn check(spec: &PoolingSpec, dims: [usize; 4], x: &[f32]) {
+        let shape = Shape::from(dims);
+        let mut layer = Pooling::new(spec);
+        let Ok(tops) = layer.reshape(&[&shape]) else { return };
+        let output = [tops[0].dims()[2], tops[0].dims()[3]];
+        let windows = windows(spec, [dims[2], dims[3]], output);
+        let num_tops = if spec.method == PoolingMethod::Max { 2 } else { 1 };
+        for threads in 1..=3 {
+            let found = run(&mut layer, &[(shape.clone(), x.to_vec())], &[], num_tops, Phase::Test, threads);
+            let (mut y, mut mask, mut dx) = (Vec::new(), Vec::new(), vec![0.0; x.len()]);
+            let mut diffs = found.top_diffs[0].iter();
+            for plane in 0..dims[0] * dims[1] {
+                let offset = plane * dims[2] * dims[3];
+                for (indices, divisor) in &windows {
+                    let dy = diffs.next().unwrap();
+                    let values: Vec<f32> = indices.iter().map(|i| x[offset + i]).collect();
+                    let sum: f32 = values.iter().sum();
+                    match spec.method {
+                        PoolingMethod::Max => {
+                            let greatest = values.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+                            let first = indices[values.iter().position(|value| *value == greatest).unwrap()];
+                            y.push(greatest);
+                            mask.push(first as f32);
+                            dx[offset + first] += dy;
+                        }
+                        PoolingMethod::Average => {
+                            y.push(sum / divisor);
+                            indices.iter().for_each(|i| dx[offset + i] += dy / divisor);
+                        }
+                        PoolingMethod::Stochastic => {
+                            y.push(values.iter().map(|x| x * x).sum::<f32>() / sum);
+                            let y = y[y.len() - 1];
+                            indices.iter().for_each(|i| dx[offset + i] += dy * (2.0 * x[offset + i] - y) / sum);
+                        }
+                    }
+                }
+            }
+            let what = format!("{spec:?} {shape}");
+            assert_close(&format!("y of {what}"), &found.tops[0].1, &y, 1e-5);
+            assert_close(&format!("dx of {what}"), &found.bottom_diffs[0], &dx, 1e-5);
+            if num_tops == 2 {
+                assert_eq!(found.tops[1].1, mask, "mask of {what}");
+            }
+        }
+    }
+
+    #[test]
+    fn matches_the_definition() {
+        for method in [PoolingMethod::Max, PoolingMethod::Average, PoolingMethod::Stochastic] {
+            for kernel in [[1, 1], [2, 2], [3, 3], [2, 5], [4, 3]] {
+                for stride in [[1, 1], [2, 2], [3, 1], [1, 3], [4, 5]] {
+                    for pad in [[0, 0], [1, 1], [0, 2], [3, 2]] {
+                        if pad[0] >= kernel[0] || pad[1] >= kernel[1] {
+                            continue;
+                        }
+                        for round_up in [true, false] {
+                            for (dims, seed) in [([2, 3, 7, 6], 1), ([1, 2, 5, 9], 2), ([1, 1, 2, 3], 3)] {
+                                let mut x = normal(seed, dims.iter().product());
+                                if method == PoolingMethod::Stochastic {
+                                    x.iter_mut().for_each(|x| *x = x.abs());
+                                } else {
+                                    // Coarse, so that there are ties.
+                                    x.iter_mut().for_each(|x| *x = (*x * 2.0).round() / 2.0);
+                                }
+                                check(&PoolingSpec { round_up, ..spec(method, kernel, stride, pad) }, dims, &x);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn top_dims(spec: &PoolingSpec, height: usize, width: usize) -> Result<[usize; 2], String> {
+        match Pooling::new(spec).reshape(&[&Shape::from([1, 1, height, width])]) {
+            Ok(tops) => Ok([tops[0].dims()[2], tops[0].dims()[3]]),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn windows_are_counted_as_caffe_does() {
+        let max = |kernel: usize, stride: usize, pad: usize| spec(PoolingMethod::Max, [kernel; 2], [stride; 2], [pad; 2]);
+        assert_eq!(top_dims(&max(3, 2, 0), 8, 7), Ok([4, 3]));
+        assert_eq!(top_dims(&PoolingSpec { round_up: false, ..max(3, 2, 0) }, 8, 7), Ok([3, 3]));
+        // (6 + 2 - 2) / 3 + 1 = 3 windows, the last of which begins at 6 - 1 and sees one row.
+        assert_eq!(top_dims(&max(2, 3, 1), 6, 5), Ok([3, 2]));
+        assert_eq!(top_dims(&max(2, 2, 1), 5, 5), Ok([3, 3]), "a fourth would begin in the padding");
+        assert_eq!(top_dims(&max(3, 2, 0), 2, 2), Ok([1, 1]), "a window may stick out");
+        let global = PoolingSpec { global: true, ..spec(PoolingMethod::Max, [0; 2], [1; 2], [0; 2]) };
+        assert_eq!(top_dims(&global, 6, 7), Ok([1, 1]));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_the_remedy() {
+        let refused = top_dims(&spec(PoolingMethod::Max, [6; 2], [1; 2], [0; 2]), 5, 5).unwrap_err();
+        assert!(refused.contains("kernel_size 6 is larger than its axis 2"), "{refused}");
+        let refused = top_dims(&spec(PoolingMethod::Max, [1; 2], [5; 2], [0; 2]), 3, 3).unwrap_err();
+        assert!(refused.contains("the last window on axis 2 begins beyond it: set round_mode: FLOOR"), "{refused}");
+        let mut layer = Pooling::new(&spec(PoolingMethod::Max, [1; 2], [1; 2], [0; 2]));
+        let refused = layer.reshape(&[&Shape::from([1, 3, 5])]).unwrap_err().to_string();
+        assert!(refused.contains("(1, 3, 5), but it has to have four axes"), "{refused}");
+        // However large the kernel, buffers are not.
+        let huge = spec(PoolingMethod::Max, [u32::MAX as usize; 2], [u32::MAX as usize; 2], [0; 2]);
+        let bottom = [(Shape::from([1, 1, 2, 2]), vec![1.0, 4.0, 3.0, 2.0])];
+        assert_eq!(run(&mut Pooling::new(&huge), &bottom, &[], 1, Phase::Train, 1).tops[0].1, [4.0]);
+    }
+
+    #[test]
+    fn a_maximum_shows_nan_and_survives_infinities() {
+        let (nan, infinity) = (f32::NAN, f32::INFINITY);
+        let two = spec(PoolingMethod::Max, [2; 2], [2; 2], [1; 2]);
+        let x = vec![
+            -infinity, 1.0, nan, 2.0, //
+            3.0, 4.0, 5.0, 6.0, //
+            -infinity, -infinity, nan, nan, //
+            -infinity, -infinity, 0.0, infinity,
+        ];
+        let bottom = [(Shape::from([1, 1, 4, 4]), x)];
+        let found = run(&mut Pooling::new(&two), &bottom, &[], 2, Phase::Train, 1);
+        let (y, mask) = (&found.tops[0].1, &found.tops[1].1);
+        assert_eq!((y[0], mask[0]), (-infinity, 0.0), "the padding is never taken");
+        assert!(y[1].is_nan() && mask[1] == 2.0);
+        assert_eq!(y[3], 3.0);
+        assert!(y[4].is_nan());
+        assert_eq!((y[6], mask[6]), (-infinity, 12.0));
+        assert_eq!(y[8], infinity);
+    }
+
+    #[test]
+    fn stochastic_draws_in_proportion_to_the_values() {
+        let channels = 4000;
+        let x = [1.0, 0.0, 2.0, 5.0].repeat(channels);
+        let bottom = [(Shape::from([1, channels, 2, 2]), x)];
+        let mut layer = Pooling::new(&spec(PoolingMethod::Stochastic, [2; 2], [2; 2], [0; 2]));
+        let one = run(&mut layer, &bottom, &[], 1, Phase::Train, 1);
+        let y = &one.tops[0].1;
+        for (value, share) in [(0.0, 0.0), (1.0, 0.125), (2.0, 0.25), (5.0, 0.625)] {
+            let found = y.iter().filter(|y| **y == value).count() as f32 / channels as f32;
+            assert!((found - share).abs() < 0.03, "{value}: {found} is not {share}");
+        }
+        for (plane, (y, dy)) in y.iter().zip(&one.top_diffs[0]).enumerate() {
+            let expected = [1.0, 0.0, 2.0, 5.0].map(|x| if x == *y { *dy } else { 0.0 });
+            assert_eq!(one.bottom_diffs[0][plane * 4..][..4], expected, "the gradient goes where y came from");
+        }
+        let three = run(&mut layer, &bottom, &[], 1, Phase::Train, 3);
+        assert_eq!(*y, three.tops[0].1, "draws do not depend on the number of threads");
+        let zeros = [(Shape::from([1, 1, 2, 2]), vec![0.0; 4])];
+        for phase in [Phase::Train, Phase::Test] {
+            assert_eq!(run(&mut layer, &zeros, &[], 1, phase, 1).tops[0].1, [0.0]);
+        }
+    }
+}

@@ -34,7 +34,7 @@ pub enum LayerKind {
     Slice(SliceSpec),
     Softmax(SoftmaxSpec),
     SoftmaxWithLoss(SoftmaxWithLossSpec),
-    Split,
+    Split(SplitSpec),
     TanH,
 }
 
@@ -677,6 +677,8 @@ pub struct SliceSpec {
     pub axis: i32,
     /// Where it is cut; empty for equal parts.
     pub points: Vec<usize>,
+    /// The number of parts.
+    pub num_tops: usize,
 }
 
 impl SliceSpec {
@@ -695,7 +697,8 @@ impl SliceSpec {
                 layer.top.len()
             ));
         }
-        Ok(LayerKind::Slice(Self { axis, points }))
+        let num_tops = layer.top.len();
+        Ok(LayerKind::Slice(Self { axis, points, num_tops }))
     }
 }
 
@@ -761,5 +764,19 @@ impl SoftmaxWithLossSpec {
             ignore_label: layer.loss_param.unwrap_or_default().ignore_label,
             normalization: normalization(layer, Normalization::Valid),
         }))
+    }
+}
+
+/// `Split`.
+#[derive(Clone, Debug)]
+pub struct SplitSpec {
+    /// The number of copies.
+    pub num_tops: usize,
+}
+
+impl SplitSpec {
+    pub(crate) fn parse(layer: &LayerParameter) -> Parsed<LayerKind> {
+        let num_tops = layer.top.len();
+        Ok(LayerKind::Split(Self { num_tops }))
     }
 }

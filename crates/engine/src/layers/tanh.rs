@@ -1,0 +1,65 @@
+//! TanH: `y = tanh(x)`, element by element.
+//!
+//! ```prototxt
+//! layer { name: "tanh1" type: "TanH" bottom: "ip1" top: "ip1" }
+//! ```
+
+use super::neuron;
+use crate::{
+    LayerError, Shape,
+    layer::{Backward, Forward, Layer},
+};
+
+/// Squashes each value into (-1, 1).
+pub struct TanH;
+
+impl TanH {
+    /// A layer; there is nothing to set.
+    pub fn new() -> Self {
+        Self
+    }
+}
+
+impl Layer for TanH {
+    fn reshape(&mut self, bottom: &[&Shape]) -> Result<Vec<Shape>, LayerError> {
+        Ok(vec![bottom[0].clone()])
+    }
+
+    fn forward(&mut self, io: &mut Forward<'_>) -> Result<(), LayerError> {
+        neuron::map(io, f32::tanh);
+        Ok(())
+    }
+
+    fn backward(&mut self, io: &mut Backward<'_>) {
+        neuron::map_gradient(io, |y, dy| dy * (1.0 - y * y));
+    }
+
+    fn can_run_in_place(&self) -> bool {
+        true
+    }
+
+    fn reads_top_in_backward(&self) -> bool {
+        true
+    }
+}
+
+#[cfg(test)]
+pub(super) const GRADIENT_CASES: &[super::GradientCase] = &[super::GradientCase {
+    bottoms: &[&[2, 3, 4]],
+    params: "",
+    tops: 1,
+    fill: super::Fill::Normal,
+}];
+
+#[cfg(test)]
+mod tests {
+    use super::super::gradient_check::{input, net, run};
+
+    #[test]
+    fn large_values_saturate() {
+        let layer = "layer { name: 'L' type: 'TanH' bottom: 'x' top: 'y' }";
+        let mut net = net(&format!("{}{layer}", input("x", &[5]))).unwrap();
+        let x = [-1e30, -200.0, 0.0, 200.0, 1e30];
+        assert_eq!(run(&mut net, &[("x", &x)]).unwrap()["y"], [-1.0, -1.0, 0.0, 1.0, 1.0]);
+    }
+}
