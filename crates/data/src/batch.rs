@@ -234,8 +234,7 @@ impl BatchReader {
         result
     }
 
-    /// Gives a batch back when it has been used, so that its buffers serve again: for raw records the steady state then
-    /// allocates nothing.
+    /// Gives a batch back when it has been used, so that its buffers serve again.
     pub fn recycle(&mut self, batch: Batch) {
         // A full queue means that there are spares enough.
         let _ = self.spare.try_send(batch);

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use sparknet_proto::caffe::data_parameter::Db;
+
 use crate::DataError;
 use crate::cifar10::Cifar10Source;
 use crate::idx::IdxSource;
@@ -36,6 +38,15 @@ pub enum Backend {
     Idx,
     /// CIFAR-10's binary format: the path is one `.bin` file, or the folder with `data_batch_1.bin` to `data_batch_5.bin`.
     Cifar10,
+}
+
+impl From<Db> for Backend {
+    fn from(db: Db) -> Self {
+        match db {
+            Db::Leveldb => Self::Leveldb,
+            Db::Lmdb => Self::Lmdb,
+        }
+    }
 }
 
 impl Backend {

@@ -56,7 +56,11 @@ struct Geometry {
 impl Convolution {
     /// A layer of this description.
     pub fn new(spec: &ConvolutionSpec) -> Self {
-        Self { spec: spec.clone(), geometry: Geometry::default(), parts: Vec::new() }
+        Self {
+            spec: spec.clone(),
+            geometry: Geometry::default(),
+            parts: Vec::new(),
+        }
     }
 
     /// Makes the parts for so many threads; returns how many there are and how many images each has.
@@ -76,8 +80,10 @@ impl Convolution {
 
     /// Adds the gradients of the parameters for one bottom.
     fn backward_params(&mut self, io: &mut Backward<'_>, i: usize) {
-        let (wants_weight, wants_bias) =
-            (io.param_propagate_down[0], self.spec.bias_term && io.param_propagate_down[1]);
+        let (wants_weight, wants_bias) = (
+            io.param_propagate_down[0],
+            self.spec.bias_term && io.param_propagate_down[1],
+        );
         if !wants_weight && !wants_bias {
             return;
         }
@@ -86,21 +92,31 @@ impl Convolution {
         let parts = &mut self.parts[..used];
         let bottom = io.bottom.get(i).par_chunks(images * geometry.bottom_count());
         let top_diff = io.top_diff.get(i).par_chunks(images * geometry.top_count());
-        parts.par_iter_mut().zip(bottom).zip(top_diff).with_max_len(1).for_each(|((part, x), dy)| {
-            part.weight_diff.resize(geometry.weight_shape.count(), 0.0);
-            part.bias_diff.clear();
-            part.bias_diff.resize(geometry.num_output, 0.0);
-            let images = x.chunks_exact(geometry.bottom_count()).zip(dy.chunks_exact(geometry.top_count()));
-            for (image, (x, dy)) in images.enumerate() {
-                if wants_weight {
-                    geometry.backward_weight(part, x, dy, image > 0);
+        parts
+            .par_iter_mut()
+            .zip(bottom)
+            .zip(top_diff)
+            .with_max_len(1)
+            .for_each(|((part, x), dy)| {
+                part.weight_diff.resize(geometry.weight_shape.count(), 0.0);
+                part.bias_diff.clear();
+                part.bias_diff.resize(geometry.num_output, 0.0);
+                let images = x
+                    .chunks_exact(geometry.bottom_count())
+                    .zip(dy.chunks_exact(geometry.top_count()));
+                for (image, (x, dy)) in images.enumerate() {
+                    if wants_weight {
+                        geometry.backward_weight(part, x, dy, image > 0);
+                    }
+                    if wants_bias {
+                        let channels = dy.chunks_exact(geometry.patches.output_count);
+                        part.bias_diff
+                            .iter_mut()
+                            .zip(channels)
+                            .for_each(|(db, dy)| *db += sum(dy));
+                    }
                 }
-                if wants_bias {
-                    let channels = dy.chunks_exact(geometry.patches.output_count);
-                    part.bias_diff.iter_mut().zip(channels).for_each(|(db, dy)| *db += sum(dy));
-                }
-            }
-        });
+            });
         if wants_weight {
             let chunks = io.param_diff.get_mut(0).par_chunks_mut(CHUNK).enumerate();
             chunks.for_each(|(chunk, diff)| {
@@ -110,7 +126,9 @@ impl Convolution {
             });
         }
         if wants_bias {
-            parts.iter().for_each(|part| add(io.param_diff.get_mut(1), &part.bias_diff));
+            parts
+                .iter()
+                .for_each(|part| add(io.param_diff.get_mut(1), &part.bias_diff));
         }
     }
 
@@ -121,9 +139,15 @@ impl Convolution {
         let weight = &io.params[0];
         let bottom_diff = io.bottom_diff[i].par_chunks_mut(images * geometry.bottom_count());
         let top_diff = io.top_diff.get(i).par_chunks(images * geometry.top_count());
-        let parts = self.parts[..used].par_iter_mut().zip(bottom_diff).zip(top_diff).with_max_len(1);
+        let parts = self.parts[..used]
+            .par_iter_mut()
+            .zip(bottom_diff)
+            .zip(top_diff)
+            .with_max_len(1);
         parts.for_each(|((part, dx), dy)| {
-            let images = dx.chunks_exact_mut(geometry.bottom_count()).zip(dy.chunks_exact(geometry.top_count()));
+            let images = dx
+                .chunks_exact_mut(geometry.bottom_count())
+                .zip(dy.chunks_exact(geometry.top_count()));
             images.for_each(|(dx, dy)| geometry.backward_image(part, weight, dy, dx));
         });
     }
@@ -146,7 +170,9 @@ impl Layer for Convolution {
             return Err(LayerError::BottomShape {
                 bottom: 0,
                 shape: bottom[0].clone(),
-                fact: format!("the weights have shape {weight_shape}: channels and spatial axes may not change in number"),
+                fact: format!(
+                    "the weights have shape {weight_shape}: channels and spatial axes may not change in number"
+                ),
             });
         }
         self.geometry = geometry;
@@ -154,9 +180,19 @@ impl Layer for Convolution {
     }
 
     fn params(&self) -> Vec<ParamBlob> {
-        let weight = ParamBlob { shape: self.geometry.weight_shape.clone(), filler: self.spec.weight_filler.clone() };
-        let bias = ParamBlob { shape: Shape::from([self.spec.num_output]), filler: self.spec.bias_filler.clone() };
-        if self.spec.bias_term { vec![weight, bias] } else { vec![weight] }
+        let weight = ParamBlob {
+            shape: self.geometry.weight_shape.clone(),
+            filler: self.spec.weight_filler.clone(),
+        };
+        let bias = ParamBlob {
+            shape: Shape::from([self.spec.num_output]),
+            filler: self.spec.bias_filler.clone(),
+        };
+        if self.spec.bias_term {
+            vec![weight, bias]
+        } else {
+            vec![weight]
+        }
     }
 
     fn forward(&mut self, io: &mut Forward<'_>) -> Result<(), LayerError> {
@@ -169,7 +205,9 @@ impl Layer for Convolution {
             let top = top.par_chunks_mut(images * geometry.top_count());
             let parts = self.parts[..used].par_iter_mut().zip(bottom).zip(top).with_max_len(1);
             parts.for_each(|((part, x), y)| {
-                let images = x.chunks_exact(geometry.bottom_count()).zip(y.chunks_exact_mut(geometry.top_count()));
+                let images = x
+                    .chunks_exact(geometry.bottom_count())
+                    .zip(y.chunks_exact_mut(geometry.top_count()));
                 images.for_each(|(x, y)| geometry.forward_image(part, weight, bias, x, y));
             });
         }
@@ -189,7 +227,10 @@ impl Layer for Convolution {
 impl Geometry {
     fn new(spec: &ConvolutionSpec, bottom: &Shape) -> Result<(Self, Shape), LayerError> {
         let Some(channel_axis) = bottom.axis(spec.axis) else {
-            return Err(LayerError::Axis { axis: spec.axis, shape: bottom.clone() });
+            return Err(LayerError::Axis {
+                axis: spec.axis,
+                shape: bottom.clone(),
+            });
         };
         let channels = bottom.dims()[channel_axis];
         if channels % spec.group != 0 || channels == 0 {
@@ -210,7 +251,17 @@ impl Geometry {
             }
         }
         let images = bottom.count_to(channel_axis);
-        Ok((Self { images, channels, num_output: spec.num_output, group: spec.group, weight_shape, patches }, top))
+        Ok((
+            Self {
+                images,
+                channels,
+                num_output: spec.num_output,
+                group: spec.group,
+                weight_shape,
+                patches,
+            },
+            top,
+        ))
     }
 
     /// Values in an image of the bottom.
@@ -224,12 +275,19 @@ impl Geometry {
     }
 
     fn columns_count(&self) -> usize {
-        if self.patches.is_identity { 0 } else { self.channels * self.patches.kernel_count * self.patches.output_count }
+        if self.patches.is_identity {
+            0
+        } else {
+            self.channels * self.patches.kernel_count * self.patches.output_count
+        }
     }
 
     /// The rows of the weight matrix in a group, and its columns.
     fn group_matrix(&self) -> (usize, usize) {
-        (self.num_output / self.group, self.channels / self.group * self.patches.kernel_count)
+        (
+            self.num_output / self.group,
+            self.channels / self.group * self.patches.kernel_count,
+        )
     }
 
     /// The columns of image `x`: itself, or its patches, written to `columns`.
@@ -253,14 +311,23 @@ impl Geometry {
     fn forward_image(&self, part: &mut Part, weight: &[f32], bias: Option<&[f32]>, x: &[f32], y: &mut [f32]) {
         let columns = self.columns(x, &mut part.columns, part.workspaces.len() > 1);
         if let Some(bias) = bias {
-            y.chunks_exact_mut(self.patches.output_count).zip(bias).for_each(|(y, bias)| y.fill(*bias));
+            y.chunks_exact_mut(self.patches.output_count)
+                .zip(bias)
+                .for_each(|(y, bias)| y.fill(*bias));
         }
         let (m, k) = self.group_matrix();
         let n = self.patches.output_count;
         for group in 0..self.group {
             let a = Matrix::row_major(&weight[group * m * k..][..m * k], k);
             let b = Matrix::row_major(&columns[group * k * n..][..k * n], n);
-            multiply(&mut part.workspaces, [m, n, k], a, b, &mut y[group * m * n..][..m * n], bias.is_some());
+            multiply(
+                &mut part.workspaces,
+                [m, n, k],
+                a,
+                b,
+                &mut y[group * m * n..][..m * n],
+                bias.is_some(),
+            );
         }
     }
 
@@ -284,7 +351,11 @@ impl Geometry {
         for group in 0..self.group {
             let a = Matrix::row_major(&weight[group * k * m..][..k * m], m).transposed();
             let b = Matrix::row_major(&dy[group * k * n..][..k * n], n);
-            let columns = if self.patches.is_identity { &mut *dx } else { &mut part.columns };
+            let columns = if self.patches.is_identity {
+                &mut *dx
+            } else {
+                &mut part.columns
+            };
             let c = &mut columns[group * m * n..][..m * n];
             multiply(&mut part.workspaces, [m, n, k], a, b, c, false);
         }
@@ -294,10 +365,14 @@ impl Geometry {
         let patches = &self.patches;
         let size = patches.kernel_count * patches.output_count;
         if part.workspaces.len() > 1 {
-            let channels = dx.par_chunks_mut(patches.input_count).zip(part.columns.par_chunks_mut(size));
+            let channels = dx
+                .par_chunks_mut(patches.input_count)
+                .zip(part.columns.par_chunks_mut(size));
             channels.for_each(|(dx, columns)| patches.col2im(columns, dx));
         } else {
-            let channels = dx.chunks_exact_mut(patches.input_count).zip(part.columns.chunks_exact_mut(size));
+            let channels = dx
+                .chunks_exact_mut(patches.input_count)
+                .zip(part.columns.chunks_exact_mut(size));
             channels.for_each(|(dx, columns)| patches.col2im(columns, dx));
         }
     }
@@ -325,20 +400,61 @@ fn sum(values: &[f32]) -> f32 {
 
 #[cfg(test)]
 const fn case(bottoms: &'static [&'static [usize]], tops: usize, params: &'static str) -> super::GradientCase {
-    super::GradientCase { bottoms, params, tops, fill: super::Fill::Normal }
+    super::GradientCase {
+        bottoms,
+        params,
+        tops,
+        fill: super::Fill::Normal,
+    }
 }
 
 #[cfg(test)]
 pub(super) const GRADIENT_CASES: &[super::GradientCase] = &[
-    case(&[&[2, 3, 5, 6]], 1, "convolution_param { num_output: 4 kernel_size: 3 }"),
-    case(&[&[2, 4, 5, 5]], 1, "convolution_param { num_output: 6 kernel_size: 3 pad: 1 stride: 2 group: 2 }"),
-    case(&[&[2, 2, 7, 6]], 1, "convolution_param { num_output: 3 kernel_size: 3 dilation: 2 pad: 1 bias_term: false }"),
-    case(&[&[1, 3, 3, 4]], 1, "convolution_param { num_output: 4 kernel_size: 1 }"),
-    case(&[&[2, 2, 6, 5]], 1, "convolution_param { num_output: 2 kernel_h: 2 kernel_w: 3 stride_h: 3 stride_w: 1 pad_w: 2 }"),
-    case(&[&[3, 2, 8]], 1, "convolution_param { num_output: 3 kernel_size: 3 stride: 2 pad: 1 }"),
-    case(&[&[1, 2, 3, 4, 3]], 1, "convolution_param { num_output: 2 kernel_size: 2 kernel_size: 3 kernel_size: 2 pad: 1 }"),
-    case(&[&[2, 2, 3, 4]], 1, "convolution_param { num_output: 2 kernel_size: 2 axis: 2 }"),
-    case(&[&[2, 2, 4, 4], &[2, 2, 4, 4]], 2, "convolution_param { num_output: 3 kernel_size: 3 pad: 1 }"),
+    case(
+        &[&[2, 3, 5, 6]],
+        1,
+        "convolution_param { num_output: 4 kernel_size: 3 }",
+    ),
+    case(
+        &[&[2, 4, 5, 5]],
+        1,
+        "convolution_param { num_output: 6 kernel_size: 3 pad: 1 stride: 2 group: 2 }",
+    ),
+    case(
+        &[&[2, 2, 7, 6]],
+        1,
+        "convolution_param { num_output: 3 kernel_size: 3 dilation: 2 pad: 1 bias_term: false }",
+    ),
+    case(
+        &[&[1, 3, 3, 4]],
+        1,
+        "convolution_param { num_output: 4 kernel_size: 1 }",
+    ),
+    case(
+        &[&[2, 2, 6, 5]],
+        1,
+        "convolution_param { num_output: 2 kernel_h: 2 kernel_w: 3 stride_h: 3 stride_w: 1 pad_w: 2 }",
+    ),
+    case(
+        &[&[3, 2, 8]],
+        1,
+        "convolution_param { num_output: 3 kernel_size: 3 stride: 2 pad: 1 }",
+    ),
+    case(
+        &[&[1, 2, 3, 4, 3]],
+        1,
+        "convolution_param { num_output: 2 kernel_size: 2 kernel_size: 3 kernel_size: 2 pad: 1 }",
+    ),
+    case(
+        &[&[2, 2, 3, 4]],
+        1,
+        "convolution_param { num_output: 2 kernel_size: 2 axis: 2 }",
+    ),
+    case(
+        &[&[2, 2, 4, 4], &[2, 2, 4, 4]],
+        2,
+        "convolution_param { num_output: 3 kernel_size: 3 pad: 1 }",
+    ),
 ];
 
 #[cfg(test)]
@@ -402,7 +518,8 @@ mod tests {
                 }
                 x = x * channels + group * group_channels + tap[0];
                 let inside = (0..spatial.len()).all(|i| {
-                    let position = top_index[axis + 1 + i] * at(&spec.stride, i, 1) + tap[1 + i] * at(&spec.dilation, i, 1);
+                    let position =
+                        top_index[axis + 1 + i] * at(&spec.stride, i, 1) + tap[1 + i] * at(&spec.dilation, i, 1);
                     let position = position.wrapping_sub(at(&spec.pad, i, 0));
                     x = x.wrapping_mul(spatial[i]).wrapping_add(position);
                     position < spatial[i]
@@ -420,15 +537,32 @@ mod tests {
         let mut layer = Convolution::new(spec);
         let top = layer.reshape(&[bottom]).unwrap().remove(0);
         let weight_shape = layer.params()[0].shape.clone();
-        let (x, weight, bias) = (normal(1, bottom.count()), normal(2, weight_shape.count()), normal(3, spec.num_output));
-        let params = if spec.bias_term { vec![weight.clone(), bias.clone()] } else { vec![weight.clone()] };
+        let (x, weight, bias) = (
+            normal(1, bottom.count()),
+            normal(2, weight_shape.count()),
+            normal(3, spec.num_output),
+        );
+        let params = if spec.bias_term {
+            vec![weight.clone(), bias.clone()]
+        } else {
+            vec![weight.clone()]
+        };
         let channel_count = top.count_from(bottom.axis(spec.axis).unwrap() + 1);
         let output_of = |y: usize| y / channel_count % spec.num_output;
         for threads in 1..=3 {
-            let found = run(&mut layer, &[(bottom.clone(), x.clone())], &params, 1, Phase::Train, threads);
+            let found = run(
+                &mut layer,
+                &[(bottom.clone(), x.clone())],
+                &params,
+                1,
+                Phase::Train,
+                threads,
+            );
             assert_eq!(found.tops[0].0, top, "{what}");
             let dy = &found.top_diffs[0];
-            let mut y: Vec<f32> = (0..top.count()).map(|i| if spec.bias_term { bias[output_of(i)] } else { 0.0 }).collect();
+            let mut y: Vec<f32> = (0..top.count())
+                .map(|i| if spec.bias_term { bias[output_of(i)] } else { 0.0 })
+                .collect();
             let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; weight.len()]);
             for_each_product(spec, bottom, &weight_shape, &top, |x_index, w_index, y_index| {
                 y[y_index] += x[x_index] * weight[w_index];
@@ -488,15 +622,34 @@ mod tests {
             let num_output = group * draw(1, 4);
             let kernel = if axes == 0 { vec![1] } else { kernel };
             let bias_term = draw(0, 1) == 1;
-            let spec = ConvolutionSpec { stride, pad, dilation, group, bias_term, ..spec(num_output, &kernel) };
+            let spec = ConvolutionSpec {
+                stride,
+                pad,
+                dilation,
+                group,
+                bias_term,
+                ..spec(num_output, &kernel)
+            };
             check(&spec, &Shape::new(dims));
         }
     }
 
     #[test]
     fn the_axis_of_the_channels_may_be_any() {
-        check(&ConvolutionSpec { axis: 0, ..spec(2, &[3]) }, &Shape::from([3, 5, 6]));
-        check(&ConvolutionSpec { axis: -2, ..spec(2, &[3]) }, &Shape::from([2, 3, 2, 6]));
+        check(
+            &ConvolutionSpec {
+                axis: 0,
+                ..spec(2, &[3])
+            },
+            &Shape::from([3, 5, 6]),
+        );
+        check(
+            &ConvolutionSpec {
+                axis: -2,
+                ..spec(2, &[3])
+            },
+            &Shape::from([2, 3, 2, 6]),
+        );
     }
 
     #[test]
@@ -526,16 +679,31 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused_with_the_remedy() {
         let refuse = |spec: &ConvolutionSpec, dims: &[usize]| {
-            Convolution::new(spec).reshape(&[&Shape::new(dims)]).unwrap_err().to_string()
+            Convolution::new(spec)
+                .reshape(&[&Shape::new(dims)])
+                .unwrap_err()
+                .to_string()
         };
-        let grouped = ConvolutionSpec { group: 2, ..spec(2, &[3]) };
+        let grouped = ConvolutionSpec {
+            group: 2,
+            ..spec(2, &[3])
+        };
         assert_eq!(
             refuse(&grouped, &[1, 3, 5, 5]),
             "bottom 0 has shape (1, 3, 5, 5), but its 3 channels are no multiple of group 2"
         );
         assert!(refuse(&spec(2, &[6]), &[1, 3, 5, 5]).contains("covers 6 positions of axis 2, which has 5"));
         assert!(refuse(&spec(2, &[3, 3]), &[1, 3, 5]).contains("kernel_size has 2 values for its 1 spatial axes"));
-        assert!(refuse(&ConvolutionSpec { axis: 4, ..spec(2, &[3]) }, &[1, 3, 5, 5]).contains("axis 4"));
+        assert!(
+            refuse(
+                &ConvolutionSpec {
+                    axis: 4,
+                    ..spec(2, &[3])
+                },
+                &[1, 3, 5, 5]
+            )
+            .contains("axis 4")
+        );
         let huge = spec(u32::MAX as usize, &[1]);
         assert!(matches!(
             Convolution::new(&huge).reshape(&[&Shape::from([1, 1, 1, 1])]),
@@ -544,9 +712,18 @@ mod tests {
 
         let mut layer = Convolution::new(&spec(2, &[3]));
         let (shape, other) = (Shape::from([1, 3, 5, 5]), Shape::from([1, 3, 5, 6]));
-        assert!(matches!(layer.reshape(&[&shape, &other]), Err(LayerError::BottomShapes { .. })));
+        assert!(matches!(
+            layer.reshape(&[&shape, &other]),
+            Err(LayerError::BottomShapes { .. })
+        ));
         assert!(layer.reshape(&[&shape]).is_ok());
-        assert!(layer.reshape(&[&Shape::from([4, 3, 7, 5])]).is_ok(), "other sizes need no other weights");
-        assert!(layer.reshape(&[&Shape::from([1, 4, 5, 5])]).is_err(), "other channels do");
+        assert!(
+            layer.reshape(&[&Shape::from([4, 3, 7, 5])]).is_ok(),
+            "other sizes need no other weights"
+        );
+        assert!(
+            layer.reshape(&[&Shape::from([1, 4, 5, 5])]).is_err(),
+            "other channels do"
+        );
     }
 }

@@ -20,7 +20,9 @@ pub struct Outcome {
 
 /// Standard normal values.
 pub fn normal(seed: u64, count: usize) -> Vec<f32> {
-    (0..count as u64).map(|i| random::normal(random::key(&[seed]), i)).collect()
+    (0..count as u64)
+        .map(|i| random::normal(random::key(&[seed]), i))
+        .collect()
 }
 
 /// Runs `layer` on `threads` threads, twice, as a layer's buffers must not tell the second pass of the first.
@@ -33,7 +35,10 @@ pub fn run(
     phase: Phase,
     threads: usize,
 ) -> Outcome {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start");
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build()
+        .expect("threads start");
     pool.install(|| {
         run_here(layer, bottoms, params, num_tops, phase, threads);
         run_here(layer, bottoms, params, num_tops, phase, threads)
@@ -55,7 +60,11 @@ fn run_here(
         assert_eq!(blob.shape.count(), values.len());
     }
     assert_eq!(layer.params().len(), params.len());
-    let context = Context { phase, random_key: 42, threads };
+    let context = Context {
+        phase,
+        random_key: 42,
+        threads,
+    };
     let bottom_data: Vec<Vec<f32>> = bottoms.iter().map(|(_, values)| values.clone()).collect();
     let ids: Vec<usize> = (0..bottoms.len().max(num_tops)).collect();
     let mut arena = params.concat();
@@ -74,7 +83,11 @@ fn run_here(
             context,
         })
         .expect("the data suit");
-    let top_diffs: Vec<Vec<f32>> = tops.iter().enumerate().map(|(i, top)| normal(1000 + i as u64, top.len())).collect();
+    let top_diffs: Vec<Vec<f32>> = tops
+        .iter()
+        .enumerate()
+        .map(|(i, top)| normal(1000 + i as u64, top.len()))
+        .collect();
     let mut bottom_diffs: Vec<Vec<f32>> = bottom_data.iter().map(|data| vec![f32::NAN; data.len()]).collect();
     let mut param_diff = vec![1.0; arena.len()];
     layer.backward(&mut Backward {
@@ -101,9 +114,14 @@ fn run_here(
 /// Asserts that two tensors differ by at most `tolerance` of the larger's greatest magnitude.
 pub fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
     assert_eq!(found.len(), expected.len(), "{what}");
-    let magnitude = expected.iter().fold(1e-3_f32, |largest, value| largest.max(value.abs()));
+    let magnitude = expected
+        .iter()
+        .fold(1e-3_f32, |largest, value| largest.max(value.abs()));
     for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
         let difference = (found - expected).abs();
-        assert!(difference <= tolerance * magnitude, "{what} at {i}: {found} is not {expected}");
+        assert!(
+            difference <= tolerance * magnitude,
+            "{what} at {i}: {found} is not {expected}"
+        );
     }
 }

@@ -31,7 +31,12 @@ pub struct InnerProduct {
 impl InnerProduct {
     /// A layer of this description.
     pub fn new(spec: &InnerProductSpec) -> Self {
-        Self { spec: spec.clone(), inputs: 0, rows: 0, workspaces: Vec::new() }
+        Self {
+            spec: spec.clone(),
+            inputs: 0,
+            rows: 0,
+            workspaces: Vec::new(),
+        }
     }
 
     /// The weights as a matrix (inputs, outputs).
@@ -48,14 +53,20 @@ impl Layer for InnerProduct {
     fn reshape(&mut self, bottom: &[&Shape]) -> Result<Vec<Shape>, LayerError> {
         let bottom = bottom[0];
         let Some(axis) = bottom.axis(self.spec.axis) else {
-            return Err(LayerError::Axis { axis: self.spec.axis, shape: bottom.clone() });
+            return Err(LayerError::Axis {
+                axis: self.spec.axis,
+                shape: bottom.clone(),
+            });
         };
         let inputs = bottom.count_from(axis);
         if self.inputs != 0 && inputs != self.inputs {
             return Err(LayerError::BottomShape {
                 bottom: 0,
                 shape: bottom.clone(),
-                fact: format!("the weights are for {} values a row: only the axes before {axis} may change", self.inputs),
+                fact: format!(
+                    "the weights are for {} values a row: only the axes before {axis} may change",
+                    self.inputs
+                ),
             });
         }
         (self.inputs, self.rows) = (inputs, bottom.count_to(axis));
@@ -68,10 +79,27 @@ impl Layer for InnerProduct {
     }
 
     fn params(&self) -> Vec<ParamBlob> {
-        let InnerProductSpec { num_output, bias_term, transpose, weight_filler, bias_filler, .. } = &self.spec;
-        let shape = if *transpose { [self.inputs, *num_output] } else { [*num_output, self.inputs] };
-        let weight = ParamBlob { shape: Shape::from(shape), filler: weight_filler.clone() };
-        let bias = ParamBlob { shape: Shape::from([*num_output]), filler: bias_filler.clone() };
+        let InnerProductSpec {
+            num_output,
+            bias_term,
+            transpose,
+            weight_filler,
+            bias_filler,
+            ..
+        } = &self.spec;
+        let shape = if *transpose {
+            [self.inputs, *num_output]
+        } else {
+            [*num_output, self.inputs]
+        };
+        let weight = ParamBlob {
+            shape: Shape::from(shape),
+            filler: weight_filler.clone(),
+        };
+        let bias = ParamBlob {
+            shape: Shape::from([*num_output]),
+            filler: bias_filler.clone(),
+        };
         if *bias_term { vec![weight, bias] } else { vec![weight] }
     }
 
@@ -85,7 +113,15 @@ impl Layer for InnerProduct {
         }
         let (x, weight) = (Matrix::row_major(io.bottom.get(0), inputs), self.matrix(&io.params[0]));
         kernels::gemm_parallel(
-            &mut self.workspaces, rows, outputs, inputs, x, weight, top, outputs, self.spec.bias_term,
+            &mut self.workspaces,
+            rows,
+            outputs,
+            inputs,
+            x,
+            weight,
+            top,
+            outputs,
+            self.spec.bias_term,
         );
         Ok(())
     }
@@ -99,9 +135,29 @@ impl Layer for InnerProduct {
             let diff = io.param_diff.get_mut(0);
             let workspaces = &mut self.workspaces;
             if self.spec.transpose {
-                kernels::gemm_parallel(workspaces, inputs, outputs, rows, x.transposed(), dy, diff, outputs, true);
+                kernels::gemm_parallel(
+                    workspaces,
+                    inputs,
+                    outputs,
+                    rows,
+                    x.transposed(),
+                    dy,
+                    diff,
+                    outputs,
+                    true,
+                );
             } else {
-                kernels::gemm_parallel(workspaces, outputs, inputs, rows, dy.transposed(), x, diff, inputs, true);
+                kernels::gemm_parallel(
+                    workspaces,
+                    outputs,
+                    inputs,
+                    rows,
+                    dy.transposed(),
+                    x,
+                    diff,
+                    inputs,
+                    true,
+                );
             }
         }
         if self.spec.bias_term && io.param_propagate_down[1] {
@@ -109,21 +165,38 @@ impl Layer for InnerProduct {
             let chunks = io.param_diff.get_mut(1).par_chunks_mut(CHUNK).enumerate();
             chunks.for_each(|(chunk, diff)| {
                 for row in top_diff.chunks_exact(outputs) {
-                    diff.iter_mut().zip(&row[chunk * CHUNK..]).for_each(|(diff, dy)| *diff += dy);
+                    diff.iter_mut()
+                        .zip(&row[chunk * CHUNK..])
+                        .for_each(|(diff, dy)| *diff += dy);
                 }
             });
         }
         if io.propagate_down[0] {
             let weight = self.matrix(&io.params[0]).transposed();
             let diff = &mut io.bottom_diff[0];
-            kernels::gemm_parallel(&mut self.workspaces, rows, inputs, outputs, dy, weight, diff, inputs, false);
+            kernels::gemm_parallel(
+                &mut self.workspaces,
+                rows,
+                inputs,
+                outputs,
+                dy,
+                weight,
+                diff,
+                inputs,
+                false,
+            );
         }
     }
 }
 
 #[cfg(test)]
 const fn case(bottom: &'static [&'static [usize]], params: &'static str) -> super::GradientCase {
-    super::GradientCase { bottoms: bottom, params, tops: 1, fill: super::Fill::Normal }
+    super::GradientCase {
+        bottoms: bottom,
+        params,
+        tops: 1,
+        fill: super::Fill::Normal,
+    }
 }
 
 #[cfg(test)]
@@ -160,19 +233,39 @@ mod tests {
         for (rows, inputs, outputs) in [(1, 1, 1), (5, 7, 3), (2, 70, 600), (33, 17, 65)] {
             for (transpose, bias_term) in [(false, true), (true, true), (false, false), (true, false)] {
                 let shape = Shape::from([rows, inputs]);
-                let (x, weight, bias) = (normal(1, rows * inputs), normal(2, inputs * outputs), normal(3, outputs));
-                let mut layer = InnerProduct::new(&InnerProductSpec { transpose, bias_term, ..spec(outputs) });
-                let params = if bias_term { vec![weight.clone(), bias.clone()] } else { vec![weight.clone()] };
+                let (x, weight, bias) = (
+                    normal(1, rows * inputs),
+                    normal(2, inputs * outputs),
+                    normal(3, outputs),
+                );
+                let mut layer = InnerProduct::new(&InnerProductSpec {
+                    transpose,
+                    bias_term,
+                    ..spec(outputs)
+                });
+                let params = if bias_term {
+                    vec![weight.clone(), bias.clone()]
+                } else {
+                    vec![weight.clone()]
+                };
                 for threads in 1..=3 {
                     let bottom = [(shape.clone(), x.clone())];
                     let found = run(&mut layer, &bottom, &params, 1, Phase::Train, threads);
                     let dy = &found.top_diffs[0];
-                    let mut y = if bias_term { bias.repeat(rows) } else { vec![0.0; rows * outputs] };
+                    let mut y = if bias_term {
+                        bias.repeat(rows)
+                    } else {
+                        vec![0.0; rows * outputs]
+                    };
                     let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; weight.len()]);
                     for row in 0..rows {
                         for output in 0..outputs {
                             for input in 0..inputs {
-                                let w = if transpose { input * outputs + output } else { output * inputs + input };
+                                let w = if transpose {
+                                    input * outputs + output
+                                } else {
+                                    output * inputs + input
+                                };
                                 y[row * outputs + output] += x[row * inputs + input] * weight[w];
                                 dx[row * inputs + input] += dy[row * outputs + output] * weight[w];
                                 dw[w] += dy[row * outputs + output] * x[row * inputs + input];
@@ -202,7 +295,10 @@ mod tests {
         assert_eq!(top(1), (Shape::from([2, 9]), Shape::from([9, 60])));
         assert_eq!(top(-1), (Shape::from([2, 3, 4, 9]), Shape::from([9, 5])));
         assert_eq!(top(0), (Shape::from([9]), Shape::from([9, 120])));
-        let mut layer = InnerProduct::new(&InnerProductSpec { transpose: true, ..spec(9) });
+        let mut layer = InnerProduct::new(&InnerProductSpec {
+            transpose: true,
+            ..spec(9)
+        });
         layer.reshape(&[&Shape::from([2, 3])]).unwrap();
         assert_eq!(layer.params()[0].shape, Shape::from([3, 9]));
     }
@@ -214,7 +310,10 @@ mod tests {
         assert_eq!(refused.to_string(), "axis 2 does not exist in bottom 0 of shape (2, 3)");
         let mut layer = InnerProduct::new(&spec(9));
         assert!(layer.reshape(&[&Shape::from([2, 3])]).is_ok());
-        assert!(layer.reshape(&[&Shape::from([4, 3])]).is_ok(), "more rows need no other weights");
+        assert!(
+            layer.reshape(&[&Shape::from([4, 3])]).is_ok(),
+            "more rows need no other weights"
+        );
         let refused = layer.reshape(&[&Shape::from([4, 2])]).unwrap_err().to_string();
         assert!(refused.contains("the weights are for 3 values a row"), "{refused}");
         let refused = InnerProduct::new(&spec(u32::MAX as usize)).reshape(&[&Shape::from([1, 3])]);

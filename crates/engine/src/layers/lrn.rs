@@ -58,12 +58,35 @@ struct Region {
 impl Lrn {
     /// A layer of this description.
     pub fn new(spec: &LrnSpec) -> Self {
-        let LrnSpec { local_size, alpha, beta, k, within_channel } = *spec;
+        let LrnSpec {
+            local_size,
+            alpha,
+            beta,
+            k,
+            within_channel,
+        } = *spec;
         let size = local_size as f32;
-        let (constant, factor) = if within_channel { (1.0, alpha / (size * size)) } else { (k, alpha / size) };
-        let region =
-            Region { within_channel, reach: (local_size - 1) / 2, images: 0, channels: 0, height: 0, width: 0 };
-        Self { constant, factor, beta, region, scale: Vec::new(), parts: Vec::new() }
+        let (constant, factor) = if within_channel {
+            (1.0, alpha / (size * size))
+        } else {
+            (k, alpha / size)
+        };
+        let region = Region {
+            within_channel,
+            reach: (local_size - 1) / 2,
+            images: 0,
+            channels: 0,
+            height: 0,
+            width: 0,
+        };
+        Self {
+            constant,
+            factor,
+            beta,
+            region,
+            scale: Vec::new(),
+            parts: Vec::new(),
+        }
     }
 
     /// Sizes the buffers; returns how many values the images of one part have.
@@ -73,7 +96,14 @@ impl Lrn {
         self.parts.resize_with(threads, Part::default);
         for part in &mut self.parts {
             part.values.resize(region.image_count(), 0.0);
-            part.row_sums.resize(if region.within_channel { region.height * region.width } else { 0 }, 0.0);
+            part.row_sums.resize(
+                if region.within_channel {
+                    region.height * region.width
+                } else {
+                    0
+                },
+                0.0,
+            );
         }
         region.images.div_ceil(threads).max(1) * region.image_count()
     }
@@ -88,7 +118,13 @@ impl Layer for Lrn {
                 fact: "it has to have four axes (n, c, h, w): put a Reshape layer before this one".to_owned(),
             });
         };
-        self.region = Region { images, channels, height, width, ..self.region };
+        self.region = Region {
+            images,
+            channels,
+            height,
+            width,
+            ..self.region
+        };
         Ok(vec![bottom[0].clone()])
     }
 
@@ -96,10 +132,18 @@ impl Layer for Lrn {
         let chunk = self.prepare(io.context.threads);
         let (region, constant, factor, beta) = (&self.region, self.constant, self.factor, self.beta);
         let values = io.top[0].par_chunks_mut(chunk).zip(io.bottom.get(0).par_chunks(chunk));
-        let parts = self.parts.par_iter_mut().zip(self.scale.par_chunks_mut(chunk)).zip(values).with_max_len(1);
+        let parts = self
+            .parts
+            .par_iter_mut()
+            .zip(self.scale.par_chunks_mut(chunk))
+            .zip(values)
+            .with_max_len(1);
         parts.for_each(|((part, scale), (y, x))| {
             let size = region.image_count();
-            let images = y.chunks_exact_mut(size).zip(x.chunks_exact(size)).zip(scale.chunks_exact_mut(size));
+            let images = y
+                .chunks_exact_mut(size)
+                .zip(x.chunks_exact(size))
+                .zip(scale.chunks_exact_mut(size));
             for ((y, x), s) in images {
                 part.values.iter_mut().zip(x).for_each(|(square, x)| *square = x * x);
                 region.sum_neighbours(&part.values, &mut part.row_sums, s);
@@ -118,8 +162,14 @@ impl Layer for Lrn {
         }
         let chunk = self.prepare(io.context.threads);
         let (region, beta, slope) = (&self.region, self.beta, 2.0 * self.factor * self.beta);
-        let values = io.top_diff.get(0).par_chunks(chunk).zip(io.bottom.get(0).par_chunks(chunk));
-        let diff = io.bottom_diff[0].par_chunks_mut(chunk).zip(self.scale.par_chunks(chunk));
+        let values = io
+            .top_diff
+            .get(0)
+            .par_chunks(chunk)
+            .zip(io.bottom.get(0).par_chunks(chunk));
+        let diff = io.bottom_diff[0]
+            .par_chunks_mut(chunk)
+            .zip(self.scale.par_chunks(chunk));
         let parts = self.parts.par_iter_mut().zip(diff).zip(values).with_max_len(1);
         parts.for_each(|((part, (dx, scale)), (dy, x))| {
             let size = region.image_count();
@@ -128,10 +178,14 @@ impl Layer for Lrn {
             for ((dx, s), (dy, x)) in images.zip(dy.chunks_exact(size).zip(x.chunks_exact(size))) {
                 power(s, -beta, &mut part.powers);
                 let ratios = part.values.iter_mut().zip(&part.powers);
-                ratios.zip(s).zip(dy.iter().zip(x)).for_each(|(((ratio, p), s), (dy, x))| *ratio = dy * x * p / s);
+                ratios
+                    .zip(s)
+                    .zip(dy.iter().zip(x))
+                    .for_each(|(((ratio, p), s), (dy, x))| *ratio = dy * x * p / s);
                 region.sum_neighbours(&part.values, &mut part.row_sums, dx);
                 let sums = dx.iter_mut().zip(&part.powers);
-                sums.zip(dy.iter().zip(x)).for_each(|((dx, p), (dy, x))| *dx = dy * p - slope * x * *dx);
+                sums.zip(dy.iter().zip(x))
+                    .for_each(|((dx, p), (dy, x))| *dx = dy * p - slope * x * *dx);
             }
         });
     }
@@ -155,13 +209,21 @@ impl Region {
             return self.sum_lines(values, plane, sums);
         }
         for (values, sums) in values.chunks_exact(plane).zip(sums.chunks_exact_mut(plane)) {
-            let rows = values.chunks_exact(self.width).zip(row_sums.chunks_exact_mut(self.width));
+            let rows = values
+                .chunks_exact(self.width)
+                .zip(row_sums.chunks_exact_mut(self.width));
             for (values, sums) in rows {
                 sums.copy_from_slice(values);
                 for distance in 1..=self.reach.min(self.width - 1) {
                     let rest = self.width - distance;
-                    sums[..rest].iter_mut().zip(&values[distance..]).for_each(|(sum, value)| *sum += value);
-                    sums[distance..].iter_mut().zip(&values[..rest]).for_each(|(sum, value)| *sum += value);
+                    sums[..rest]
+                        .iter_mut()
+                        .zip(&values[distance..])
+                        .for_each(|(sum, value)| *sum += value);
+                    sums[distance..]
+                        .iter_mut()
+                        .zip(&values[..rest])
+                        .for_each(|(sum, value)| *sum += value);
                 }
             }
             self.sum_lines(row_sums, self.width, sums);
@@ -194,16 +256,30 @@ fn power(values: &[f32], exponent: f32, powers: &mut [f32]) {
 
 #[cfg(test)]
 const fn case(bottoms: &'static [&'static [usize]], params: &'static str) -> super::GradientCase {
-    super::GradientCase { bottoms, params, tops: 1, fill: super::Fill::Normal }
+    super::GradientCase {
+        bottoms,
+        params,
+        tops: 1,
+        fill: super::Fill::Normal,
+    }
 }
 
 #[cfg(test)]
 pub(super) const GRADIENT_CASES: &[super::GradientCase] = &[
     case(&[&[2, 7, 2, 3]], "lrn_param { local_size: 5 alpha: 1.0 beta: 0.75 }"),
-    case(&[&[2, 2, 2, 3]], "lrn_param { local_size: 5 alpha: 2.0 beta: 0.5 k: 2.0 }"),
+    case(
+        &[&[2, 2, 2, 3]],
+        "lrn_param { local_size: 5 alpha: 2.0 beta: 0.5 k: 2.0 }",
+    ),
     case(&[&[1, 4, 2, 2]], "lrn_param { local_size: 1 alpha: 0.5 beta: 1.3 }"),
-    case(&[&[2, 2, 4, 5]], "lrn_param { local_size: 3 alpha: 2.0 beta: 0.75 norm_region: WITHIN_CHANNEL }"),
-    case(&[&[1, 2, 2, 3]], "lrn_param { local_size: 5 alpha: 2.0 beta: 0.6 norm_region: WITHIN_CHANNEL }"),
+    case(
+        &[&[2, 2, 4, 5]],
+        "lrn_param { local_size: 3 alpha: 2.0 beta: 0.75 norm_region: WITHIN_CHANNEL }",
+    ),
+    case(
+        &[&[1, 2, 2, 3]],
+        "lrn_param { local_size: 5 alpha: 2.0 beta: 0.6 norm_region: WITHIN_CHANNEL }",
+    ),
 ];
 
 #[cfg(test)]
@@ -220,7 +296,12 @@ mod tests {
         let reach = (spec.local_size - 1) / 2;
         let place = |i: usize| {
             let plane = height * width;
-            (i / (channels * plane), i / plane % channels, i % plane / width, i % width)
+            (
+                i / (channels * plane),
+                i / plane % channels,
+                i % plane / width,
+                i % width,
+            )
         };
         let are_neighbours = |i: usize, j: usize| {
             let (a, b) = (place(i), place(j));
@@ -231,18 +312,26 @@ mod tests {
             }
         };
         let (size, alpha, beta) = (spec.local_size as f64, f64::from(spec.alpha), f64::from(spec.beta));
-        let (constant, factor) =
-            if spec.within_channel { (1.0, alpha / size.powi(2)) } else { (f64::from(spec.k), alpha / size) };
+        let (constant, factor) = if spec.within_channel {
+            (1.0, alpha / size.powi(2))
+        } else {
+            (f64::from(spec.k), alpha / size)
+        };
         let value = |values: &[f32], i: usize| f64::from(values[i]);
-        let sum = |i: usize, f: &dyn Fn(usize) -> f64| (0..x.len()).filter(|j| are_neighbours(i, *j)).map(f).sum::<f64>();
-        let scale: Vec<f64> =
-            (0..x.len()).map(|i| constant + factor * sum(i, &|j| value(x, j).powi(2))).collect();
+        let sum =
+            |i: usize, f: &dyn Fn(usize) -> f64| (0..x.len()).filter(|j| are_neighbours(i, *j)).map(f).sum::<f64>();
+        let scale: Vec<f64> = (0..x.len())
+            .map(|i| constant + factor * sum(i, &|j| value(x, j).powi(2)))
+            .collect();
         let y = |i: usize| value(x, i) * scale[i].powf(-beta);
         let dx = |i: usize| {
             let through_scale = sum(i, &|j| value(dy, j) * y(j) / scale[j]);
             value(dy, i) * scale[i].powf(-beta) - 2.0 * factor * beta * value(x, i) * through_scale
         };
-        ((0..x.len()).map(|i| y(i) as f32).collect(), (0..x.len()).map(|i| dx(i) as f32).collect())
+        (
+            (0..x.len()).map(|i| y(i) as f32).collect(),
+            (0..x.len()).map(|i| dx(i) as f32).collect(),
+        )
     }
 
     #[test]
@@ -251,7 +340,13 @@ mod tests {
             for local_size in [1, 3, 5, 9] {
                 for (beta, k) in [(0.75, 1.0), (0.5, 2.0), (1.2, 0.5)] {
                     for dims in [[1, 1, 1, 1], [2, 7, 2, 3], [4, 3, 5, 4]] {
-                        let spec = LrnSpec { local_size, alpha: 1.5, beta, k, within_channel };
+                        let spec = LrnSpec {
+                            local_size,
+                            alpha: 1.5,
+                            beta,
+                            k,
+                            within_channel,
+                        };
                         let shape = Shape::from(dims);
                         let x = normal(1, shape.count());
                         let mut layer = Lrn::new(&spec);
@@ -271,7 +366,13 @@ mod tests {
     #[test]
     fn large_values_do_not_spoil_those_far_away() {
         // A running sum that takes away what it has added would leave rounding errors, or infinity minus infinity.
-        let spec = LrnSpec { local_size: 3, alpha: 3.0, beta: 0.75, k: 1.0, within_channel: false };
+        let spec = LrnSpec {
+            local_size: 3,
+            alpha: 3.0,
+            beta: 0.75,
+            k: 1.0,
+            within_channel: false,
+        };
         let x = vec![1e30, 1.0, 1.0, 1.0, 1.0, 1.0];
         let bottom = [(Shape::from([1, 6, 1, 1]), x)];
         let found = run(&mut Lrn::new(&spec), &bottom, &[], 1, Phase::Test, 1);
@@ -281,8 +382,20 @@ mod tests {
 
     #[test]
     fn needs_four_axes() {
-        let spec = LrnSpec { local_size: 3, alpha: 1.0, beta: 0.75, k: 1.0, within_channel: false };
-        let refused = Lrn::new(&spec).reshape(&[&Shape::from([2, 3])]).unwrap_err().to_string();
-        assert!(refused.contains("shape (2, 3), but it has to have four axes"), "{refused}");
+        let spec = LrnSpec {
+            local_size: 3,
+            alpha: 1.0,
+            beta: 0.75,
+            k: 1.0,
+            within_channel: false,
+        };
+        let refused = Lrn::new(&spec)
+            .reshape(&[&Shape::from([2, 3])])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            refused.contains("shape (2, 3), but it has to have four axes"),
+            "{refused}"
+        );
     }
 }

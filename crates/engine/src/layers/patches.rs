@@ -32,7 +32,14 @@ struct Axis {
 }
 
 impl Axis {
-    const ONE: Self = Self { input: 1, output: 1, kernel: 1, stride: 1, pad: 0, dilation: 1 };
+    const ONE: Self = Self {
+        input: 1,
+        output: 1,
+        kernel: 1,
+        stride: 1,
+        pad: 0,
+        dilation: 1,
+    };
 
     /// The outputs for which kernel position `tap` meets the input and not the padding, and the input that the first
     /// of them meets.
@@ -41,7 +48,11 @@ impl Axis {
         let start = self.pad.saturating_sub(offset).div_ceil(self.stride);
         let inputs = (self.input + self.pad).saturating_sub(offset);
         let end = inputs.div_ceil(self.stride).min(self.output);
-        if start < end { (start..end, start * self.stride + offset - self.pad) } else { (0..0, 0) }
+        if start < end {
+            (start..end, start * self.stride + offset - self.pad)
+        } else {
+            (0..0, 0)
+        }
     }
 }
 
@@ -56,7 +67,11 @@ impl Patches {
         bottom: &Shape,
         channel_axis: usize,
     ) -> Result<(Self, Vec<usize>, Vec<usize>), LayerError> {
-        let error = |fact: String| LayerError::BottomShape { bottom: 0, shape: bottom.clone(), fact };
+        let error = |fact: String| LayerError::BottomShape {
+            bottom: 0,
+            shape: bottom.clone(),
+            fact,
+        };
         let spatial = &bottom.dims()[channel_axis + 1..];
         let pick = |name: &str, list: &[usize], default: usize| match list {
             [] => Ok(vec![default; spatial.len()]),
@@ -102,7 +117,9 @@ impl Patches {
             input_count: spatial.iter().product(),
             output_count: checked(&output)?,
             kernel_count: checked(&kernel)?,
-            is_identity: axes.iter().all(|axis| axis.kernel == 1 && axis.stride == 1 && axis.pad == 0),
+            is_identity: axes
+                .iter()
+                .all(|axis| axis.kernel == 1 && axis.stride == 1 && axis.pad == 0),
             axes,
         };
         Ok((patches, kernel, output))
@@ -172,7 +189,14 @@ impl Plane {
     fn new(height: Axis, width: Axis, height_tap: usize, width_tap: usize) -> Self {
         let (rows, first_row) = height.inside(height_tap);
         let (columns, first_column) = width.inside(width_tap);
-        Self { height, width, rows, first_row, columns, first_column }
+        Self {
+            height,
+            width,
+            rows,
+            first_row,
+            columns,
+            first_column,
+        }
     }
 
     /// Whether the rows that meet each other follow each other without a gap on both sides, so that all can be taken as
@@ -213,7 +237,9 @@ impl Plane {
                 if stride == 1 {
                     to.copy_from_slice(&from[..to.len()]);
                 } else {
-                    to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(to, from)| *to = *from);
+                    to.iter_mut()
+                        .zip(from.iter().step_by(stride))
+                        .for_each(|(to, from)| *to = *from);
                 }
             }
         }
@@ -238,7 +264,10 @@ impl Plane {
             if stride == 1 {
                 add_all(to, from);
             } else {
-                to.iter_mut().step_by(stride).zip(from).for_each(|(to, from)| *to += from);
+                to.iter_mut()
+                    .step_by(stride)
+                    .zip(from)
+                    .for_each(|(to, from)| *to += from);
             }
         }
     }

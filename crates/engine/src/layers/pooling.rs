@@ -78,7 +78,12 @@ impl Axis {
 impl Pooling {
     /// A layer of this description.
     pub fn new(spec: &PoolingSpec) -> Self {
-        Self { spec: spec.clone(), windows: Windows::default(), taken_from: Vec::new(), parts: Vec::new() }
+        Self {
+            spec: spec.clone(),
+            windows: Windows::default(),
+            taken_from: Vec::new(),
+            parts: Vec::new(),
+        }
     }
 
     /// Sizes the buffers; returns how many planes each part has.
@@ -96,16 +101,33 @@ impl Pooling {
 
 impl Layer for Pooling {
     fn reshape(&mut self, bottom: &[&Shape]) -> Result<Vec<Shape>, LayerError> {
-        let error = |fact: String| LayerError::BottomShape { bottom: 0, shape: bottom[0].clone(), fact };
+        let error = |fact: String| LayerError::BottomShape {
+            bottom: 0,
+            shape: bottom[0].clone(),
+            fact,
+        };
         let [images, channels, height, width] = *bottom[0].dims() else {
-            return Err(error("it has to have four axes (n, c, h, w): put a Reshape layer before this one".to_owned()));
+            return Err(error(
+                "it has to have four axes (n, c, h, w): put a Reshape layer before this one".to_owned(),
+            ));
         };
         let axis = |i: usize, input: usize| {
-            let PoolingSpec { kernel, stride, pad, global, round_up, .. } = &self.spec;
+            let PoolingSpec {
+                kernel,
+                stride,
+                pad,
+                global,
+                round_up,
+                ..
+            } = &self.spec;
             let kernel = if *global { input } else { kernel[i] };
             let (stride, pad) = (stride[i], pad[i]);
             let steps = (input + 2 * pad) as i64 - kernel as i64;
-            let steps = if *round_up { -(-steps).div_euclid(stride as i64) } else { steps.div_euclid(stride as i64) };
+            let steps = if *round_up {
+                -(-steps).div_euclid(stride as i64)
+            } else {
+                steps.div_euclid(stride as i64)
+            };
             let mut output = usize::try_from(steps + 1).unwrap_or(0);
             if self.spec.pad != [0, 0] && output > 0 && (output - 1) * stride >= input + pad {
                 output -= 1;
@@ -124,9 +146,19 @@ impl Layer for Pooling {
             }
             // What no window sees is cut off, so that buffers have the bottom's size, whatever the file says.
             let stride = if output == 1 { 1 } else { stride };
-            Ok(Axis { input, output, kernel: kernel.min(input + 2 * pad), stride, pad })
+            Ok(Axis {
+                input,
+                output,
+                kernel: kernel.min(input + 2 * pad),
+                stride,
+                pad,
+            })
         };
-        self.windows = Windows { planes: images * channels, height: axis(0, height)?, width: axis(1, width)? };
+        self.windows = Windows {
+            planes: images * channels,
+            height: axis(0, height)?,
+            width: axis(1, width)?,
+        };
         let top = Shape::from([images, channels, self.windows.height.output, self.windows.width.output]);
         let tops = if self.spec.method == PoolingMethod::Max { 2 } else { 1 };
         Ok(vec![top; tops])
@@ -136,11 +168,15 @@ impl Layer for Pooling {
         let planes = self.prepare(io.context.threads);
         let (windows, method, context) = (&self.windows, self.spec.method, io.context);
         let (bottom_count, top_count) = (windows.bottom_count(), windows.top_count());
-        let tops = io.top[0].par_chunks_mut(planes * top_count).zip(self.taken_from.par_chunks_mut(planes * top_count));
+        let tops = io.top[0]
+            .par_chunks_mut(planes * top_count)
+            .zip(self.taken_from.par_chunks_mut(planes * top_count));
         let bottoms = io.bottom.get(0).par_chunks(planes * bottom_count).enumerate();
         let parts = self.parts.par_iter_mut().zip(tops).zip(bottoms).with_max_len(1);
         parts.for_each(|((part, (y, taken_from)), (i, x))| {
-            let tops = y.chunks_exact_mut(top_count).zip(taken_from.chunks_exact_mut(top_count));
+            let tops = y
+                .chunks_exact_mut(top_count)
+                .zip(taken_from.chunks_exact_mut(top_count));
             for (plane, ((y, taken_from), x)) in tops.zip(x.chunks_exact(bottom_count)).enumerate() {
                 let first_random = ((i * planes + plane) * top_count) as u64;
                 match (method, context.phase) {
@@ -154,7 +190,9 @@ impl Layer for Pooling {
             }
         });
         if let [_, mask] = io.top {
-            mask.iter_mut().zip(&self.taken_from).for_each(|(mask, index)| *mask = *index as f32);
+            mask.iter_mut()
+                .zip(&self.taken_from)
+                .for_each(|(mask, index)| *mask = *index as f32);
         }
         Ok(())
     }
@@ -166,13 +204,20 @@ impl Layer for Pooling {
         let planes = self.prepare(io.context.threads);
         let (windows, method, phase) = (&self.windows, self.spec.method, io.context.phase);
         let (bottom_count, top_count) = (windows.bottom_count(), windows.top_count());
-        let tops = io.top_diff.get(0).par_chunks(planes * top_count).zip(io.top.get(0).par_chunks(planes * top_count));
+        let tops = io
+            .top_diff
+            .get(0)
+            .par_chunks(planes * top_count)
+            .zip(io.top.get(0).par_chunks(planes * top_count));
         let tops = tops.zip(self.taken_from.par_chunks(planes * top_count));
         let bottoms = io.bottom_diff[0].par_chunks_mut(planes * bottom_count);
         let bottoms = bottoms.zip(io.bottom.get(0).par_chunks(planes * bottom_count));
         let parts = self.parts.par_iter_mut().zip(bottoms).zip(tops).with_max_len(1);
         parts.for_each(|((part, (dx, x)), ((dy, y), taken_from))| {
-            let tops = dy.chunks_exact(top_count).zip(y.chunks_exact(top_count)).zip(taken_from.chunks_exact(top_count));
+            let tops = dy
+                .chunks_exact(top_count)
+                .zip(y.chunks_exact(top_count))
+                .zip(taken_from.chunks_exact(top_count));
             let bottoms = dx.chunks_exact_mut(bottom_count).zip(x.chunks_exact(bottom_count));
             for ((dx, x), ((dy, y), taken_from)) in bottoms.zip(tops) {
                 dx.fill(0.0);
@@ -180,7 +225,10 @@ impl Layer for Pooling {
                     (PoolingMethod::Average, _) => windows.average_gradient(part, dy, dx),
                     (PoolingMethod::Stochastic, Phase::Test) => windows.weighted_average_gradient(x, y, dy, dx),
                     (PoolingMethod::Max | PoolingMethod::Stochastic, _) => {
-                        taken_from.iter().zip(dy).for_each(|(index, dy)| dx[*index as usize] += dy);
+                        taken_from
+                            .iter()
+                            .zip(dy)
+                            .for_each(|(index, dy)| dx[*index as usize] += dy);
                     }
                 }
             }
@@ -215,7 +263,11 @@ impl Windows {
             let columns = (&mut values[pad..pad + input], &mut indices[pad..pad + input]);
             columns.0.copy_from_slice(&x[window.start * input..][..input]);
             let own = |row: usize| (row * input) as u32..((row + 1) * input) as u32;
-            columns.1.iter_mut().zip(own(window.start)).for_each(|(index, own)| *index = own);
+            columns
+                .1
+                .iter_mut()
+                .zip(own(window.start))
+                .for_each(|(index, own)| *index = own);
             for row in window.start + 1..window.end {
                 let columns = columns.0.iter_mut().zip(columns.1.iter_mut());
                 for (((value, index), x), own) in columns.zip(&x[row * input..][..input]).zip(own(row)) {
@@ -245,7 +297,10 @@ impl Windows {
             let columns = &mut part.values[pad..pad + input];
             columns.fill(0.0);
             for row in self.height.window(row) {
-                columns.iter_mut().zip(&x[row * input..][..input]).for_each(|(sum, x)| *sum += x);
+                columns
+                    .iter_mut()
+                    .zip(&x[row * input..][..input])
+                    .for_each(|(sum, x)| *sum += x);
             }
             y.fill(0.0);
             for tap in 0..self.width.kernel {
@@ -256,22 +311,35 @@ impl Windows {
                 }
             }
             let height = self.height.extent(row);
-            y.iter_mut().enumerate().for_each(|(column, y)| *y /= (height * self.width.extent(column)) as f32);
+            y.iter_mut()
+                .enumerate()
+                .for_each(|(column, y)| *y /= (height * self.width.extent(column)) as f32);
         }
     }
 
     fn average_gradient(&self, part: &mut Part, dy: &[f32], dx: &mut [f32]) {
-        let Axis { input, output, stride, pad, .. } = self.width;
+        let Axis {
+            input,
+            output,
+            stride,
+            pad,
+            ..
+        } = self.width;
         for (row, dy) in dy.chunks_exact(output).enumerate() {
             let height = self.height.extent(row);
             part.values.fill(0.0);
             for (column, dy) in dy.iter().enumerate() {
                 let share = dy / (height * self.width.extent(column)) as f32;
-                part.values[column * stride..][..self.width.kernel].iter_mut().for_each(|sum| *sum += share);
+                part.values[column * stride..][..self.width.kernel]
+                    .iter_mut()
+                    .for_each(|sum| *sum += share);
             }
             let sums = &part.values[pad..pad + input];
             for row in self.height.window(row) {
-                dx[row * input..][..input].iter_mut().zip(sums).for_each(|(dx, sum)| *dx += sum);
+                dx[row * input..][..input]
+                    .iter_mut()
+                    .zip(sums)
+                    .for_each(|(dx, sum)| *dx += sum);
             }
         }
     }
@@ -307,7 +375,11 @@ impl Windows {
         for (output, y) in y.iter_mut().enumerate() {
             let values = self.indices(output).map(|index| x[index]);
             let sum: f32 = values.clone().sum();
-            *y = if sum == 0.0 { 0.0 } else { values.map(|x| x * x).sum::<f32>() / sum };
+            *y = if sum == 0.0 {
+                0.0
+            } else {
+                values.map(|x| x * x).sum::<f32>() / sum
+            };
         }
     }
 
@@ -315,7 +387,8 @@ impl Windows {
         for (output, (y, dy)) in y.iter().zip(dy).enumerate() {
             let sum: f32 = self.indices(output).map(|index| x[index]).sum();
             if sum != 0.0 {
-                self.indices(output).for_each(|index| dx[index] += dy * (2.0 * x[index] - y) / sum);
+                self.indices(output)
+                    .for_each(|index| dx[index] += dy * (2.0 * x[index] - y) / sum);
             }
         }
     }
@@ -337,24 +410,43 @@ fn max_of_columns(columns: (&[f32], &[u32]), stride: usize, y: &mut [f32], taken
 /// Adds every `stride`th of the columns. Inlined for the same reason.
 #[inline(always)]
 fn sum_of_columns(columns: &[f32], stride: usize, y: &mut [f32]) {
-    y.iter_mut().zip(columns.chunks_exact(stride)).for_each(|(y, sum)| *y += sum[0]);
+    y.iter_mut()
+        .zip(columns.chunks_exact(stride))
+        .for_each(|(y, sum)| *y += sum[0]);
 }
 
 #[cfg(test)]
 const fn case(bottom: &'static [&'static [usize]], params: &'static str) -> super::GradientCase {
-    super::GradientCase { bottoms: bottom, params, tops: 1, fill: super::Fill::Distinct }
+    super::GradientCase {
+        bottoms: bottom,
+        params,
+        tops: 1,
+        fill: super::Fill::Distinct,
+    }
 }
 
 #[cfg(test)]
 pub(super) const GRADIENT_CASES: &[super::GradientCase] = &[
     case(&[&[2, 2, 4, 6]], "pooling_param { pool: MAX kernel_size: 2 stride: 2 }"),
     case(&[&[2, 2, 6, 5]], "pooling_param { pool: MAX kernel_size: 3 stride: 2 }"),
-    case(&[&[1, 2, 5, 6]], "pooling_param { pool: MAX kernel_size: 3 stride: 2 pad: 1 round_mode: FLOOR }"),
-    case(&[&[1, 2, 4, 5]], "pooling_param { pool: MAX kernel_h: 2 kernel_w: 3 stride_h: 1 stride_w: 3 pad_w: 1 }"),
+    case(
+        &[&[1, 2, 5, 6]],
+        "pooling_param { pool: MAX kernel_size: 3 stride: 2 pad: 1 round_mode: FLOOR }",
+    ),
+    case(
+        &[&[1, 2, 4, 5]],
+        "pooling_param { pool: MAX kernel_h: 2 kernel_w: 3 stride_h: 1 stride_w: 3 pad_w: 1 }",
+    ),
     case(&[&[2, 3, 4, 5]], "pooling_param { pool: MAX global_pooling: true }"),
     case(&[&[2, 2, 6, 5]], "pooling_param { pool: AVE kernel_size: 3 stride: 2 }"),
-    case(&[&[1, 2, 7, 6]], "pooling_param { pool: AVE kernel_size: 5 stride: 3 pad: 2 }"),
-    case(&[&[1, 2, 5, 4]], "pooling_param { pool: AVE kernel_size: 2 stride: 1 pad: 1 round_mode: FLOOR }"),
+    case(
+        &[&[1, 2, 7, 6]],
+        "pooling_param { pool: AVE kernel_size: 5 stride: 3 pad: 2 }",
+    ),
+    case(
+        &[&[1, 2, 5, 4]],
+        "pooling_param { pool: AVE kernel_size: 2 stride: 1 pad: 1 round_mode: FLOOR }",
+    ),
     case(&[&[2, 3, 4, 5]], "pooling_param { pool: AVE global_pooling: true }"),
 ];
 
@@ -364,7 +456,14 @@ mod tests {
     use crate::layers::harness::{assert_close, normal, run};
 
     fn spec(method: PoolingMethod, kernel: [usize; 2], stride: [usize; 2], pad: [usize; 2]) -> PoolingSpec {
-        PoolingSpec { method, kernel, stride, pad, global: false, round_up: true }
+        PoolingSpec {
+            method,
+            kernel,
+            stride,
+            pad,
+            global: false,
+            round_up: true,
+        }
     }
 
     /// The windows of a channel as Caffe's loops have them: the indices, and the divisor of an average.
@@ -393,7 +492,14 @@ mod tests {
         let windows = windows(spec, [dims[2], dims[3]], output);
         let num_tops = if spec.method == PoolingMethod::Max { 2 } else { 1 };
         for threads in 1..=3 {
-            let found = run(&mut layer, &[(shape.clone(), x.to_vec())], &[], num_tops, Phase::Test, threads);
+            let found = run(
+                &mut layer,
+                &[(shape.clone(), x.to_vec())],
+                &[],
+                num_tops,
+                Phase::Test,
+                threads,
+            );
             let (mut y, mut mask, mut dx) = (Vec::new(), Vec::new(), vec![0.0; x.len()]);
             let mut diffs = found.top_diffs[0].iter();
             for plane in 0..dims[0] * dims[1] {
@@ -417,7 +523,9 @@ mod tests {
                         PoolingMethod::Stochastic => {
                             y.push(values.iter().map(|x| x * x).sum::<f32>() / sum);
                             let y = y[y.len() - 1];
-                            indices.iter().for_each(|i| dx[offset + i] += dy * (2.0 * x[offset + i] - y) / sum);
+                            indices
+                                .iter()
+                                .for_each(|i| dx[offset + i] += dy * (2.0 * x[offset + i] - y) / sum);
                         }
                     }
                 }
@@ -449,7 +557,14 @@ mod tests {
                                     // Coarse, so that there are ties.
                                     x.iter_mut().for_each(|x| *x = (*x * 2.0).round() / 2.0);
                                 }
-                                check(&PoolingSpec { round_up, ..spec(method, kernel, stride, pad) }, dims, &x);
+                                check(
+                                    &PoolingSpec {
+                                        round_up,
+                                        ..spec(method, kernel, stride, pad)
+                                    },
+                                    dims,
+                                    &x,
+                                );
                             }
                         }
                     }
@@ -467,14 +582,32 @@ mod tests {
 
     #[test]
     fn windows_are_counted_as_caffe_does() {
-        let max = |kernel: usize, stride: usize, pad: usize| spec(PoolingMethod::Max, [kernel; 2], [stride; 2], [pad; 2]);
+        let max =
+            |kernel: usize, stride: usize, pad: usize| spec(PoolingMethod::Max, [kernel; 2], [stride; 2], [pad; 2]);
         assert_eq!(top_dims(&max(3, 2, 0), 8, 7), Ok([4, 3]));
-        assert_eq!(top_dims(&PoolingSpec { round_up: false, ..max(3, 2, 0) }, 8, 7), Ok([3, 3]));
+        assert_eq!(
+            top_dims(
+                &PoolingSpec {
+                    round_up: false,
+                    ..max(3, 2, 0)
+                },
+                8,
+                7
+            ),
+            Ok([3, 3])
+        );
         // (6 + 2 - 2) / 3 + 1 = 3 windows, the last of which begins at 6 - 1 and sees one row.
         assert_eq!(top_dims(&max(2, 3, 1), 6, 5), Ok([3, 2]));
-        assert_eq!(top_dims(&max(2, 2, 1), 5, 5), Ok([3, 3]), "a fourth would begin in the padding");
+        assert_eq!(
+            top_dims(&max(2, 2, 1), 5, 5),
+            Ok([3, 3]),
+            "a fourth would begin in the padding"
+        );
         assert_eq!(top_dims(&max(3, 2, 0), 2, 2), Ok([1, 1]), "a window may stick out");
-        let global = PoolingSpec { global: true, ..spec(PoolingMethod::Max, [0; 2], [1; 2], [0; 2]) };
+        let global = PoolingSpec {
+            global: true,
+            ..spec(PoolingMethod::Max, [0; 2], [1; 2], [0; 2])
+        };
         assert_eq!(top_dims(&global, 6, 7), Ok([1, 1]));
     }
 
@@ -483,14 +616,25 @@ mod tests {
         let refused = top_dims(&spec(PoolingMethod::Max, [6; 2], [1; 2], [0; 2]), 5, 5).unwrap_err();
         assert!(refused.contains("kernel_size 6 is larger than its axis 2"), "{refused}");
         let refused = top_dims(&spec(PoolingMethod::Max, [1; 2], [5; 2], [0; 2]), 3, 3).unwrap_err();
-        assert!(refused.contains("the last window on axis 2 begins beyond it: set round_mode: FLOOR"), "{refused}");
+        assert!(
+            refused.contains("the last window on axis 2 begins beyond it: set round_mode: FLOOR"),
+            "{refused}"
+        );
         let mut layer = Pooling::new(&spec(PoolingMethod::Max, [1; 2], [1; 2], [0; 2]));
         let refused = layer.reshape(&[&Shape::from([1, 3, 5])]).unwrap_err().to_string();
         assert!(refused.contains("(1, 3, 5), but it has to have four axes"), "{refused}");
         // However large the kernel, buffers are not.
-        let huge = spec(PoolingMethod::Max, [u32::MAX as usize; 2], [u32::MAX as usize; 2], [0; 2]);
+        let huge = spec(
+            PoolingMethod::Max,
+            [u32::MAX as usize; 2],
+            [u32::MAX as usize; 2],
+            [0; 2],
+        );
         let bottom = [(Shape::from([1, 1, 2, 2]), vec![1.0, 4.0, 3.0, 2.0])];
-        assert_eq!(run(&mut Pooling::new(&huge), &bottom, &[], 1, Phase::Train, 1).tops[0].1, [4.0]);
+        assert_eq!(
+            run(&mut Pooling::new(&huge), &bottom, &[], 1, Phase::Train, 1).tops[0].1,
+            [4.0]
+        );
     }
 
     #[test]
@@ -528,7 +672,11 @@ mod tests {
         }
         for (plane, (y, dy)) in y.iter().zip(&one.top_diffs[0]).enumerate() {
             let expected = [1.0, 0.0, 2.0, 5.0].map(|x| if x == *y { *dy } else { 0.0 });
-            assert_eq!(one.bottom_diffs[0][plane * 4..][..4], expected, "the gradient goes where y came from");
+            assert_eq!(
+                one.bottom_diffs[0][plane * 4..][..4],
+                expected,
+                "the gradient goes where y came from"
+            );
         }
         let three = run(&mut layer, &bottom, &[], 1, Phase::Train, 3);
         assert_eq!(*y, three.tops[0].1, "draws do not depend on the number of threads");
