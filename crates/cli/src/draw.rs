@@ -48,7 +48,14 @@ pub fn draw(args: &Args) -> Outcome {
     };
     // A net with two layers of a name for two phases, or without its data, has no shapes; its picture is good all the same.
     let net = with_input_layers(&source, None, None).and_then(|spec| Ok(Net::new(spec, &mut NoData, 1)?));
-    let svg = picture::svg(&source.spec, net.ok().as_ref());
+    let shape_of = |blob: &str| {
+        net.as_ref()
+            .ok()?
+            .blob_shape(blob)
+            .ok()
+            .map(|shape| shape.dims().to_vec())
+    };
+    let svg = picture::svg(&source.spec, &shape_of);
     Ok(output::write_text(&args.out, &svg)?)
 }
 

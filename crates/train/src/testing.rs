@@ -44,7 +44,11 @@ pub fn test(settings: &TestSettings, progress: &(dyn Fn(u64) + Sync)) -> Result<
     if settings.workers == 0 {
         return Err(Error::Usage("--workers is 0: give at least 1".to_owned()));
     }
-    let weights = settings.weights.iter().map(|path| read_weights(path)).collect::<Result<Vec<_>, _>>()?;
+    let weights = settings
+        .weights
+        .iter()
+        .map(|path| read_weights(path))
+        .collect::<Result<Vec<_>, _>>()?;
     let threads = threads_per_worker(settings.threads, settings.workers);
     let seen_records = AtomicU64::new(0);
     let (weights, seen_records) = (&weights, &seen_records);
@@ -66,7 +70,10 @@ pub fn test(settings: &TestSettings, progress: &(dyn Fn(u64) + Sync)) -> Result<
                             result
                         })
                     })
-                    .map_err(|error| Error::Worker { rank, fact: format!("its thread cannot be started: {error}") })
+                    .map_err(|error| Error::Worker {
+                        rank,
+                        fact: format!("its thread cannot be started: {error}"),
+                    })
             })
             .collect();
         spawned
@@ -74,13 +81,18 @@ pub fn test(settings: &TestSettings, progress: &(dyn Fn(u64) + Sync)) -> Result<
             .enumerate()
             .map(|(rank, worker)| {
                 worker?.join().unwrap_or_else(|_| {
-                    Err(Error::Worker { rank, fact: "it panicked; please report this as a bug".to_owned() })
+                    Err(Error::Worker {
+                        rank,
+                        fact: "it panicked; please report this as a bug".to_owned(),
+                    })
                 })
             })
             .collect::<Vec<Result<TestResult, Error>>>()
     });
     // The error of the worker where it happened says more than those of its peers.
-    let origin = results.iter().position(|result| result.as_ref().is_err_and(|error| !error.is_from_a_peer()));
+    let origin = results
+        .iter()
+        .position(|result| result.as_ref().is_err_and(|error| !error.is_from_a_peer()));
     results.swap_remove(origin.unwrap_or(0))
 }
 
@@ -127,5 +139,8 @@ fn check_all_trained(net: &Net, weights: &[NetParameter], paths: &[PathBuf]) -> 
     };
     let layer = &net.spec().layers[net.params()[untrained].layer].name;
     let path = paths.last().cloned().unwrap_or_default();
-    Err(Error::Path { path, fact: format!("no weights for layer '{layer}' of the net: give the weights of this net") })
+    Err(Error::Path {
+        path,
+        fact: format!("no weights for layer '{layer}' of the net: give the weights of this net"),
+    })
 }

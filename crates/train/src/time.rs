@@ -232,13 +232,17 @@ pub fn with_input_layers(
             LayerKind::MemoryData(data) => data.batch_size,
             LayerKind::Input(input) => {
                 let mut shapes = input.shapes.clone();
-                shapes.iter_mut().try_for_each(|shape| set_batch(shape, batch, &layer.name))?;
+                shapes
+                    .iter_mut()
+                    .try_for_each(|shape| set_batch(shape, batch, &layer.name))?;
                 layer.kind = LayerKind::Input(InputSpec { shapes });
                 continue;
             }
             LayerKind::DummyData(data) => {
                 let mut data = data.clone();
-                data.tops.iter_mut().try_for_each(|(shape, _)| set_batch(shape, batch, &layer.name))?;
+                data.tops
+                    .iter_mut()
+                    .try_for_each(|(shape, _)| set_batch(shape, batch, &layer.name))?;
                 layer.kind = LayerKind::DummyData(data);
                 continue;
             }
@@ -248,9 +252,14 @@ pub fn with_input_layers(
             Some(shape) => shape,
             None => record_shape(net, layer)?,
         };
-        let mut shapes = vec![Shape::from([batch_size, channels, height, width]), Shape::from([batch_size])];
+        let mut shapes = vec![
+            Shape::from([batch_size, channels, height, width]),
+            Shape::from([batch_size]),
+        ];
         shapes.truncate(layer.tops.len());
-        shapes.iter_mut().try_for_each(|shape| set_batch(shape, batch, &layer.name))?;
+        shapes
+            .iter_mut()
+            .try_for_each(|shape| set_batch(shape, batch, &layer.name))?;
         layer.kind = LayerKind::Input(InputSpec { shapes });
         layer.type_name = "Input";
     }
@@ -291,17 +300,16 @@ fn record_shape(net: &NetSource, layer: &LayerSpec) -> Result<[usize; 3], Error>
                 positions_batches: Vec::new(),
                 max_batches: None,
             });
-            let shapes = opener
-                .top_shapes(layer)
-                .map_err(|cause| Error::Feed { layer: layer.name.clone(), fact: cause.to_string() })?;
+            let shapes = opener.top_shapes(layer).map_err(|cause| Error::Feed {
+                layer: layer.name.clone(),
+                fact: cause.to_string(),
+            })?;
             match shapes[0].dims() {
                 [_, channels, height, width] => Ok([*channels, *height, *width]),
                 _ => Err(unknown_shape(layer, &data.source)),
             }
         }
-        LayerKind::Data(data) => {
-            guessed_shape(&data.transform).ok_or_else(|| unknown_shape(layer, &data.source))
-        }
+        LayerKind::Data(data) => guessed_shape(&data.transform).ok_or_else(|| unknown_shape(layer, &data.source)),
         _ => Err(unknown_shape(layer, "its source")),
     }
 }
@@ -336,12 +344,18 @@ fn batch_size(net: &Net) -> usize {
 fn random_inputs(net: &Net) -> Result<Vec<(String, Vec<f32>)>, Error> {
     let classes = classes_of_labels(net)?;
     let mut inputs = Vec::new();
-    let layers = net.spec().layers.iter().filter(|layer| matches!(layer.kind, LayerKind::Input(_)));
+    let layers = net
+        .spec()
+        .layers
+        .iter()
+        .filter(|layer| matches!(layer.kind, LayerKind::Input(_)));
     for (stream, blob) in layers.flat_map(|layer| &layer.tops).enumerate() {
         let key = random::key(&[SEED, stream as u64]);
         let count = net.blob_shape(blob)?.count() as u64;
         let values = match classes.get(blob) {
-            Some(classes) => (0..count).map(|i| (random::bits(key, i) % *classes as u64) as f32).collect(),
+            Some(classes) => (0..count)
+                .map(|i| (random::bits(key, i) % *classes as u64) as f32)
+                .collect(),
             None => (0..count).map(|i| random::normal(key, i)).collect(),
         };
         inputs.push((blob.clone(), values));
@@ -359,7 +373,10 @@ fn classes_of_labels(net: &Net) -> Result<HashMap<String, usize>, Error> {
             LayerKind::SoftmaxWithLoss(spec) => spec.axis,
             LayerKind::Split(_) | LayerKind::Slice(_) | LayerKind::Concat(_) | LayerKind::Flatten(_) => {
                 if let Some(least) = layer.tops.iter().filter_map(|top| classes.get(top)).min().copied() {
-                    layer.bottoms.iter().for_each(|bottom| keep_least(&mut classes, bottom, least));
+                    layer
+                        .bottoms
+                        .iter()
+                        .for_each(|bottom| keep_least(&mut classes, bottom, least));
                 }
                 continue;
             }
@@ -387,11 +404,17 @@ struct Work(Vec<(u64, u64)>);
 impl Work {
     fn of(net: &Net) -> Result<Self, Error> {
         let spec = net.spec();
-        let has_loss = spec.layers.iter().any(|layer| layer.loss_weights.iter().any(|weight| *weight != 0.0));
+        let has_loss = spec
+            .layers
+            .iter()
+            .any(|layer| layer.loss_weights.iter().any(|weight| *weight != 0.0));
         let mut want_gradient: HashSet<&str> = HashSet::new();
         let mut work = Vec::with_capacity(spec.layers.len());
         for (index, layer) in spec.layers.iter().enumerate() {
-            let learns = net.layer_params(index).iter().any(|id| net.params()[*id].lr_mult != 0.0);
+            let learns = net
+                .layer_params(index)
+                .iter()
+                .any(|id| net.params()[*id].lr_mult != 0.0);
             let goes_down = spec.force_backward
                 || layer.bottoms.iter().enumerate().any(|(i, bottom)| {
                     want_gradient.contains(bottom.as_str()) && layer.propagate_down.get(i).copied().unwrap_or(true)
@@ -399,7 +422,11 @@ impl Work {
             if learns || goes_down {
                 want_gradient.extend(layer.tops.iter().map(String::as_str));
             }
-            let passes = if has_loss { u64::from(learns) + u64::from(goes_down) } else { 0 };
+            let passes = if has_loss {
+                u64::from(learns) + u64::from(goes_down)
+            } else {
+                0
+            };
             work.push((multiply_adds(net, index)?, passes));
         }
         Ok(Self(work))
