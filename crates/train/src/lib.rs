@@ -11,6 +11,8 @@ pub mod run;
 pub mod signals;
 pub mod sinks;
 pub mod tester;
+pub mod testing;
+pub mod time;
 pub mod worker;
 
 pub use error::Error;

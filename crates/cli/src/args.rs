@@ -1,0 +1,76 @@
+//! Arguments that several commands have.
+
+use clap::builder::RangedU64ValueParser;
+use sparknet_train::job::Stages;
+
+/// A whole number of at least 1, small enough to count threads and records with.
+pub fn count() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=i32::MAX as u64)
+}
+
+/// A number of workers or threads.
+pub fn few() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=4096)
+}
+
+/// What of a net is included beyond its phase.
+#[derive(clap::Args)]
+pub struct StageArgs {
+    /// Stages, for layers with include or exclude rules
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    stage: Vec<String>,
+    /// Level, for layers with include or exclude rules
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    level: i32,
+}
+
+impl StageArgs {
+    /// The stages and the level.
+    pub fn stages(&self) -> Stages {
+        Stages {
+            level: self.level,
+            stages: self.stage.clone(),
+        }
+    }
+
+    /// The flags that were given, to be typed again.
+    pub fn flags(&self) -> Vec<String> {
+        let mut flags = Vec::new();
+        if !self.stage.is_empty() {
+            flags.push(format!("--stage {}", quoted(&self.stage.join(","))));
+        }
+        if self.level != 0 {
+            flags.push(format!("--level {}", self.level));
+        }
+        flags
+    }
+}
+
+/// A word as a shell takes it.
+pub fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./,:=+@%".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// A path as a shell takes it.
+pub fn quoted_path(path: &std::path::Path) -> String {
+    quoted(&path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_survive_a_shell() {
+        assert_eq!(
+            quoted("models/lenet_iter_5.solverstate"),
+            "models/lenet_iter_5.solverstate"
+        );
+        assert_eq!(quoted("my models/it's"), r"'my models/it'\''s'");
+        assert_eq!(quoted(""), "''");
+    }
+}

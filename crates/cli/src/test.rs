@@ -1,0 +1,132 @@
+//! `sparknet test`
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use serde::Serialize;
+use sparknet_engine::Phase;
+use sparknet_train::{
+    evaluation::Evaluation,
+    job::NetSource,
+    tester::TestResult,
+    testing::{TestSettings, test as run_test},
+};
+
+use crate::{
+    Outcome,
+    args::{self, StageArgs},
+    output,
+};
+
+/// Longer than any batch takes: a worker waits for the others only once, at the end.
+const SYNC_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+
+/// Test trained weights on the net's test data, every record once
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The net's .prototxt; its layers of phase TEST are taken
+    #[arg(long, value_name = "FILE")]
+    model: PathBuf,
+    /// The weights, from one or several .caffemodel files
+    #[arg(long, value_name = "FILES", value_delimiter = ',', required = true)]
+    weights: Vec<PathBuf>,
+    /// Batches to test on; all of the data unless given
+    #[arg(long, value_name = "I", value_parser = clap::value_parser!(u64).range(1..))]
+    iterations: Option<u64>,
+    /// Workers that share the batches
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = args::few())]
+    workers: usize,
+    /// Threads of all workers together; one a core unless given
+    #[arg(long, value_name = "T", value_parser = args::few())]
+    threads: Option<usize>,
+    /// Print JSON instead of tables
+    #[arg(long)]
+    json: bool,
+    /// Write the scores and the evaluation as JSON
+    #[arg(long, value_name = "FILE")]
+    evaluation_json: Option<PathBuf>,
+    #[command(flatten)]
+    stages: StageArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  sparknet test --model models/lenet/net.prototxt --weights models/lenet/lenet_iter_2000.caffemodel
+  sparknet test --model N --weights W --iterations 50 --workers 2
+  sparknet test --model N --weights W --json";
+
+/// What a test found, as JSON.
+#[derive(Serialize)]
+pub struct TestReport<'a> {
+    records: u64,
+    /// The mean over records of each output, by blob name.
+    scores: &'a BTreeMap<String, f64>,
+    evaluation: Option<&'a Evaluation>,
+}
+
+impl<'a> TestReport<'a> {
+    pub fn new(result: &'a TestResult) -> Self {
+        Self {
+            records: result.records,
+            scores: &result.scores,
+            evaluation: result.evaluation.as_ref(),
+        }
+    }
+}
+
+pub fn test(args: &Args) -> Outcome {
+    if let Some(path) = &args.evaluation_json {
+        output::check_file(path)?;
+    }
+    let settings = TestSettings {
+        net: NetSource::read(&args.model, Phase::Test, &args.stages.stages())?,
+        weights: args.weights.clone(),
+        max_batches: args.iterations,
+        workers: args.workers,
+        threads: args.threads,
+        sync_timeout: SYNC_TIMEOUT,
+    };
+    let outcome = run_test(&settings, &|records| {
+        output::show_state(&format!("{records} records tested"))
+    });
+    output::show_state("");
+    let result = outcome?;
+    let report = TestReport::new(&result);
+    if let Some(path) = &args.evaluation_json {
+        output::write_text(path, &output::to_json(&report)?)?;
+    }
+    if args.json {
+        output::print(&output::to_json(&report)?)?;
+    } else {
+        let mut lines = vec![scores(&result)];
+        lines.extend(tables(std::slice::from_ref(&result)));
+        output::print(&lines.join("\n\n"))?;
+    }
+    Ok(())
+}
+
+fn scores(result: &TestResult) -> String {
+    let mut lines: Vec<String> = result
+        .scores
+        .iter()
+        .map(|(name, score)| format!("{name} = {score:.4}"))
+        .collect();
+    lines.push(format!("{} records", result.records));
+    lines.join("\n")
+}
+
+/// The evaluations that there are, as tables.
+pub fn tables(results: &[TestResult]) -> Vec<String> {
+    let mut tables = Vec::new();
+    for (index, result) in results.iter().enumerate() {
+        if let Some(evaluation) = &result.evaluation {
+            let title = if results.len() > 1 {
+                format!("test net {index}\n")
+            } else {
+                String::new()
+            };
+            tables.push(format!("{title}{}", evaluation.to_string().trim_end()));
+        }
+    }
+    tables
+}

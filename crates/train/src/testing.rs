@@ -1,0 +1,146 @@
+//! A test of trained weights by several workers in this process.
+
+use std::{
+    collections::HashSet,
+    path::PathBuf,
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+    time::Duration,
+};
+
+use sparknet_engine::Net;
+use sparknet_proto::{caffe::NetParameter, read_weights};
+use sparknet_sync::{InProcess, Transport, in_process};
+
+use crate::{
+    Error,
+    job::NetSource,
+    run::{on_threads, threads_per_worker},
+    tester::{TestResult, Tester},
+};
+
+/// What is tested, and by how many.
+#[derive(Clone, Debug)]
+pub struct TestSettings {
+    /// The net, in phase TEST.
+    pub net: NetSource,
+    /// Files to take weights from; where two have a layer, the later one's count.
+    pub weights: Vec<PathBuf>,
+    /// Batches of all workers together; `None` for every record once.
+    pub max_batches: Option<u64>,
+    /// The number of workers.
+    pub workers: usize,
+    /// Threads of all workers together; `None` for one a core.
+    pub threads: Option<usize>,
+    /// How long a worker waits for another before the test ends.
+    pub sync_timeout: Duration,
+}
+
+/// Tests with all workers; `progress` hears from any of them how many records all have seen.
+///
+/// # Errors
+/// A net, data or weights that are wrong, and layers with parameters that none of the files has weights for.
+pub fn test(settings: &TestSettings, progress: &(dyn Fn(u64) + Sync)) -> Result<TestResult, Error> {
+    if settings.workers == 0 {
+        return Err(Error::Usage("--workers is 0: give at least 1".to_owned()));
+    }
+    let weights = settings
+        .weights
+        .iter()
+        .map(|path| read_weights(path))
+        .collect::<Result<Vec<_>, _>>()?;
+    let threads = threads_per_worker(settings.threads, settings.workers);
+    let seen_records = AtomicU64::new(0);
+    let (weights, seen_records) = (&weights, &seen_records);
+    let mut results = thread::scope(|scope| {
+        let spawned: Vec<_> = in_process(settings.workers, settings.sync_timeout)
+            .into_iter()
+            .enumerate()
+            .map(|(rank, mut transport)| {
+                thread::Builder::new()
+                    .name(format!("worker {rank}"))
+                    .spawn_scoped(scope, move || {
+                        on_threads(threads, || {
+                            let result = test_part(settings, weights, &mut transport, seen_records, progress);
+                            if let Err(error) = &result
+                                && !error.is_from_a_peer()
+                            {
+                                transport.abort(&error.to_string());
+                            }
+                            result
+                        })
+                    })
+                    .map_err(|error| Error::Worker {
+                        rank,
+                        fact: format!("its thread cannot be started: {error}"),
+                    })
+            })
+            .collect();
+        spawned
+            .into_iter()
+            .enumerate()
+            .map(|(rank, worker)| {
+                worker?.join().unwrap_or_else(|_| {
+                    Err(Error::Worker {
+                        rank,
+                        fact: "it panicked; please report this as a bug".to_owned(),
+                    })
+                })
+            })
+            .collect::<Vec<Result<TestResult, Error>>>()
+    });
+    // The error of the worker where it happened says more than those of its peers.
+    let origin = results
+        .iter()
+        .position(|result| result.as_ref().is_err_and(|error| !error.is_from_a_peer()));
+    results.swap_remove(origin.unwrap_or(0))
+}
+
+fn test_part(
+    settings: &TestSettings,
+    weights: &[NetParameter],
+    transport: &mut InProcess,
+    seen_records: &AtomicU64,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<TestResult, Error> {
+    let (rank, world) = (transport.rank(), transport.world());
+    // Nothing in a test is random that ends up in the result: the seed only fills what the weights overwrite.
+    let seed = 1;
+    let mut tester = Tester::new(&settings.net, settings.max_batches, rank, world, seed, None)?;
+    for message in weights {
+        tester.net_mut().copy_weights_from(message)?;
+    }
+    check_all_trained(tester.net_mut(), weights, &settings.weights)?;
+    let mut mine = 0;
+    let mut count = |seen: u64| {
+        let new = seen - mine;
+        mine = seen;
+        progress(seen_records.fetch_add(new, Ordering::Relaxed) + new);
+    };
+    tester.run(None, transport, &mut count)
+}
+
+/// Caffe tests layers that no file has weights for with what their fillers made, and says nothing.
+fn check_all_trained(net: &Net, weights: &[NetParameter], paths: &[PathBuf]) -> Result<(), Error> {
+    let with_weights: HashSet<&str> = weights
+        .iter()
+        .flat_map(|message| &message.layer)
+        .filter(|layer| !layer.blobs.is_empty())
+        .map(|layer| layer.name())
+        .collect();
+    let mut trained: HashSet<usize> = HashSet::new();
+    for (index, layer) in net.spec().layers.iter().enumerate() {
+        if with_weights.contains(layer.name.as_str()) {
+            trained.extend(net.layer_params(index).iter().copied());
+        }
+    }
+    let Some(untrained) = (0..net.params().len()).find(|id| !trained.contains(id)) else {
+        return Ok(());
+    };
+    let layer = &net.spec().layers[net.params()[untrained].layer].name;
+    let path = paths.last().cloned().unwrap_or_default();
+    Err(Error::Path {
+        path,
+        fact: format!("no weights for layer '{layer}' of the net: give the weights of this net"),
+    })
+}

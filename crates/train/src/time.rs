@@ -1,0 +1,459 @@
+//! How long a net's layers take: forward, backward and update, on random data of the right shapes.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Instant,
+};
+
+use serde::Serialize;
+use sparknet_engine::{
+    InputShapes, Net, NetSpec, Phase, Shape, Solver, SolverSpec,
+    net::NoData,
+    random,
+    spec::{InputSpec, LayerKind, LayerSpec, TransformSpec},
+};
+use sparknet_proto::caffe::SolverParameter;
+
+use crate::{
+    Error,
+    feeds::{FeedOpener, FeedSettings},
+    job::{NetSource, resolve},
+    run::{on_threads, threads_per_worker},
+};
+
+/// Steps before the first that counts: they allocate, and wake the threads up.
+const WARM_UP_STEPS: u64 = 2;
+const SEED: u64 = 1;
+
+/// What is timed, and how.
+#[derive(Clone, Debug)]
+pub struct TimeSettings {
+    /// The net. In phase TRAIN whole steps are timed, in phase TEST the forward pass alone.
+    pub net: NetSource,
+    /// Threads; `None` for one a core.
+    pub threads: Option<usize>,
+    /// Steps that count.
+    pub iterations: u64,
+    /// Records a batch, where not as the file says.
+    pub batch: Option<usize>,
+    /// The shape (c, h, w) of the records of data layers, where not as the data say.
+    pub input_shape: Option<[usize; 3]>,
+}
+
+/// How long a net takes. All times are medians over the iterations, in milliseconds.
+#[derive(Clone, Debug, Serialize)]
+pub struct Timing {
+    /// The net's name.
+    pub net: String,
+    /// Records a batch.
+    pub batch: usize,
+    /// Threads.
+    pub threads: usize,
+    /// Iterations that counted.
+    pub iterations: u64,
+    /// A whole step: forward, backward and update.
+    pub step_ms: f64,
+    /// The forward pass.
+    pub forward_ms: f64,
+    /// The backward pass, with the clearing of the gradients.
+    pub backward_ms: f64,
+    /// SGD with momentum and weight decay.
+    pub update_ms: f64,
+    /// Records a second.
+    pub images_per_s: f64,
+    /// The arithmetic of a step in units of 10⁹: two for each multiply-add of Convolution and InnerProduct layers,
+    /// forward and, where it runs, backward.
+    pub gflop: f64,
+    /// `gflop` a second.
+    pub gflops: f64,
+    /// The layers, in the net's order.
+    pub layers: Vec<LayerTiming>,
+}
+
+/// How long a layer takes.
+#[derive(Clone, Debug, Serialize)]
+pub struct LayerTiming {
+    /// The layer's name.
+    pub name: String,
+    /// The layer's type.
+    #[serde(rename = "type")]
+    pub type_name: &'static str,
+    /// Its forward pass.
+    pub forward_ms: f64,
+    /// Its backward pass.
+    pub backward_ms: f64,
+    /// As [`Timing::gflop`].
+    pub gflop: f64,
+    /// `gflop` a second of the layer's own time.
+    pub gflops: f64,
+}
+
+/// Times a net.
+///
+/// # Errors
+/// A net that cannot be built, or records whose shape nobody knows.
+pub fn time(settings: &TimeSettings) -> Result<Timing, Error> {
+    let threads = threads_per_worker(settings.threads, 1);
+    let spec = with_input_layers(&settings.net, settings.batch, settings.input_shape)?;
+    on_threads(threads, || time_net(spec, settings.iterations, threads))
+}
+
+fn time_net(spec: NetSpec, iterations: u64, threads: usize) -> Result<Timing, Error> {
+    let net = Net::new(spec, &mut NoData, SEED)?;
+    let inputs = random_inputs(&net)?;
+    let batch = batch_size(&net);
+    let work = Work::of(&net)?;
+    let trains = net.phase() == Phase::Train;
+    let mut solver = Solver::new(solver_spec()?, net, SEED);
+
+    let num_layers = solver.net().spec().layers.len();
+    let mut forward_ms = vec![Vec::new(); num_layers];
+    let mut backward_ms = vec![Vec::new(); num_layers];
+    let (mut sum_forward_ms, mut sum_backward_ms, mut update_ms, mut step_ms) = (vec![], vec![], vec![], vec![]);
+    for iteration in 0..WARM_UP_STEPS + iterations {
+        let net = solver.net_mut();
+        for (blob, values) in &inputs {
+            // Again each time, because a layer may work in place on its input.
+            net.blob_data_mut(blob)?.copy_from_slice(values);
+        }
+        net.set_random_pass(SEED, iteration);
+        let counts = iteration >= WARM_UP_STEPS;
+        let keep = |samples: &mut Vec<f64>, ms: f64| {
+            if counts {
+                samples.push(ms);
+            }
+        };
+
+        let start = Instant::now();
+        for (index, samples) in forward_ms.iter_mut().enumerate() {
+            let layer_start = Instant::now();
+            net.forward_layer(index)?;
+            keep(samples, ms_since(layer_start));
+        }
+        let forward = ms_since(start);
+        keep(&mut sum_forward_ms, forward);
+        if trains {
+            let backward_start = Instant::now();
+            net.clear_gradients();
+            net.begin_backward();
+            for (index, samples) in backward_ms.iter_mut().enumerate().rev() {
+                let layer_start = Instant::now();
+                net.backward_layer(index);
+                keep(samples, ms_since(layer_start));
+            }
+            keep(&mut sum_backward_ms, ms_since(backward_start));
+            let update_start = Instant::now();
+            solver.apply_update();
+            keep(&mut update_ms, ms_since(update_start));
+        }
+        keep(&mut step_ms, ms_since(start));
+    }
+
+    let spec = solver.net().spec();
+    let layers = spec
+        .layers
+        .iter()
+        .enumerate()
+        .map(|(index, layer)| {
+            let (forward_ms, backward_ms) = (median(&mut forward_ms[index]), median(&mut backward_ms[index]));
+            let gflop = work.gflop(index, trains);
+            LayerTiming {
+                name: layer.name.clone(),
+                type_name: layer.type_name,
+                forward_ms,
+                backward_ms,
+                gflop,
+                gflops: a_second(gflop, forward_ms + backward_ms),
+            }
+        })
+        .collect::<Vec<_>>();
+    let step_ms = median(&mut step_ms);
+    let gflop = layers.iter().map(|layer| layer.gflop).sum();
+    Ok(Timing {
+        net: spec.name.clone(),
+        batch,
+        threads,
+        iterations,
+        step_ms,
+        forward_ms: median(&mut sum_forward_ms),
+        backward_ms: median(&mut sum_backward_ms),
+        update_ms: median(&mut update_ms),
+        images_per_s: a_second(batch as f64, step_ms),
+        gflop,
+        gflops: a_second(gflop, step_ms),
+        layers,
+    })
+}
+
+fn ms_since(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64() * 1000.0
+}
+
+/// `amount` a second where it takes `ms`; 0 where it takes no time.
+fn a_second(amount: f64, ms: f64) -> f64 {
+    if ms > 0.0 { amount * 1000.0 / ms } else { 0.0 }
+}
+
+/// The middle of the samples, or the mean of the two in the middle; 0 without any.
+fn median(samples: &mut [f64]) -> f64 {
+    samples.sort_by(f64::total_cmp);
+    match samples.len() {
+        0 => 0.0,
+        n if n % 2 == 1 => samples[n / 2],
+        n => (samples[n / 2 - 1] + samples[n / 2]) / 2.0,
+    }
+}
+
+/// Plain SGD; the rate is small, so that random data drive no weight out of range.
+fn solver_spec() -> Result<SolverSpec, Error> {
+    Ok(SolverSpec::from_proto(&SolverParameter {
+        base_lr: Some(1e-6),
+        lr_policy: Some("fixed".to_owned()),
+        momentum: Some(0.9),
+        weight_decay: Some(0.0005),
+        ..Default::default()
+    })?)
+}
+
+/// The net with Input layers where it has Data and MemoryData layers, so that it can be built without its data.
+/// `batch` overrides the first extent of every input, `input_shape` (c, h, w) the shape of the data layers' records.
+///
+/// # Errors
+/// Data that are there but cannot be read, or records whose shape nobody knows.
+pub fn with_input_layers(
+    net: &NetSource,
+    batch: Option<usize>,
+    input_shape: Option<[usize; 3]>,
+) -> Result<NetSpec, Error> {
+    let mut spec = net.spec.clone();
+    for layer in &mut spec.layers {
+        let batch_size = match &layer.kind {
+            LayerKind::Data(data) => data.batch_size,
+            LayerKind::MemoryData(data) => data.batch_size,
+            LayerKind::Input(input) => {
+                let mut shapes = input.shapes.clone();
+                shapes
+                    .iter_mut()
+                    .try_for_each(|shape| set_batch(shape, batch, &layer.name))?;
+                layer.kind = LayerKind::Input(InputSpec { shapes });
+                continue;
+            }
+            LayerKind::DummyData(data) => {
+                let mut data = data.clone();
+                data.tops
+                    .iter_mut()
+                    .try_for_each(|(shape, _)| set_batch(shape, batch, &layer.name))?;
+                layer.kind = LayerKind::DummyData(data);
+                continue;
+            }
+            _ => continue,
+        };
+        let [channels, height, width] = match input_shape {
+            Some(shape) => shape,
+            None => record_shape(net, layer)?,
+        };
+        let mut shapes = vec![
+            Shape::from([batch_size, channels, height, width]),
+            Shape::from([batch_size]),
+        ];
+        shapes.truncate(layer.tops.len());
+        shapes
+            .iter_mut()
+            .try_for_each(|shape| set_batch(shape, batch, &layer.name))?;
+        layer.kind = LayerKind::Input(InputSpec { shapes });
+        layer.type_name = "Input";
+    }
+    Ok(spec)
+}
+
+/// Sets a shape's first extent where a batch is given and there is one.
+fn set_batch(shape: &mut Shape, batch: Option<usize>, layer: &str) -> Result<(), Error> {
+    if let (Some(batch), [_, record @ ..]) = (batch, shape.dims()) {
+        *shape = Shape::new([&[batch], record].concat());
+    }
+    if shape.checked_count().is_none() {
+        return Err(Error::Feed {
+            layer: layer.to_owned(),
+            fact: format!("a batch of shape {shape} has more than 2147483647 values: give a smaller --batch"),
+        });
+    }
+    Ok(())
+}
+
+/// The shape (c, h, w) of a data layer's records, after its transform: from its data if they are there.
+fn record_shape(net: &NetSource, layer: &LayerSpec) -> Result<[usize; 3], Error> {
+    match &layer.kind {
+        LayerKind::MemoryData(data) => {
+            let [channels, height, width] = data.record_shape;
+            Ok(match data.transform.crop_size {
+                0 => [channels, height, width],
+                crop => [channels, crop, crop],
+            })
+        }
+        LayerKind::Data(data) if resolve(&data.source, &net.folder).exists() => {
+            let mut opener = FeedOpener::new(FeedSettings {
+                folder: net.folder.clone(),
+                phase: net.spec.state.phase,
+                rank: 0,
+                world: 1,
+                seed: SEED,
+                positions_batches: Vec::new(),
+                max_batches: None,
+            });
+            let shapes = opener.top_shapes(layer).map_err(|cause| Error::Feed {
+                layer: layer.name.clone(),
+                fact: cause.to_string(),
+            })?;
+            match shapes[0].dims() {
+                [_, channels, height, width] => Ok([*channels, *height, *width]),
+                _ => Err(unknown_shape(layer, &data.source)),
+            }
+        }
+        LayerKind::Data(data) => guessed_shape(&data.transform).ok_or_else(|| unknown_shape(layer, &data.source)),
+        _ => Err(unknown_shape(layer, "its source")),
+    }
+}
+
+fn unknown_shape(layer: &LayerSpec, source: &str) -> Error {
+    Error::Feed {
+        layer: layer.name.clone(),
+        fact: format!("{source} does not exist, so the shape of its records is unknown: give --input-shape c,h,w"),
+    }
+}
+
+/// What a transform says of its records: crops give height and width; pictures that are cropped have three channels
+/// unless the file says otherwise.
+fn guessed_shape(transform: &TransformSpec) -> Option<[usize; 3]> {
+    let channels = match transform.mean_values.len() {
+        _ if transform.force_gray => 1,
+        0 | 1 => 3,
+        values => values,
+    };
+    (transform.crop_size > 0).then_some([channels, transform.crop_size, transform.crop_size])
+}
+
+/// Records a batch: the first extent of the first blob that has one.
+fn batch_size(net: &Net) -> usize {
+    let layers = net.spec().layers.iter();
+    let mut fed = layers.filter(|layer| matches!(layer.kind, LayerKind::Input(_) | LayerKind::DummyData(_)));
+    let first = fed.find_map(|layer| net.blob_shape(layer.tops.first()?).ok()?.dims().first().copied());
+    first.unwrap_or(1)
+}
+
+/// Values for every top of the Input layers: labels within their classes, else normal ones.
+fn random_inputs(net: &Net) -> Result<Vec<(String, Vec<f32>)>, Error> {
+    let classes = classes_of_labels(net)?;
+    let mut inputs = Vec::new();
+    let layers = net
+        .spec()
+        .layers
+        .iter()
+        .filter(|layer| matches!(layer.kind, LayerKind::Input(_)));
+    for (stream, blob) in layers.flat_map(|layer| &layer.tops).enumerate() {
+        let key = random::key(&[SEED, stream as u64]);
+        let count = net.blob_shape(blob)?.count() as u64;
+        let values = match classes.get(blob) {
+            Some(classes) => (0..count)
+                .map(|i| (random::bits(key, i) % *classes as u64) as f32)
+                .collect(),
+            None => (0..count).map(|i| random::normal(key, i)).collect(),
+        };
+        inputs.push((blob.clone(), values));
+    }
+    Ok(inputs)
+}
+
+/// The blobs that are labels, by name, each with the smallest number of classes of the layers that read it: directly,
+/// or through layers that only move values.
+fn classes_of_labels(net: &Net) -> Result<HashMap<String, usize>, Error> {
+    let mut classes: HashMap<String, usize> = HashMap::new();
+    for layer in net.spec().layers.iter().rev() {
+        let axis = match &layer.kind {
+            LayerKind::Accuracy(spec) => spec.axis,
+            LayerKind::SoftmaxWithLoss(spec) => spec.axis,
+            LayerKind::Split(_) | LayerKind::Slice(_) | LayerKind::Concat(_) | LayerKind::Flatten(_) => {
+                if let Some(least) = layer.tops.iter().filter_map(|top| classes.get(top)).min().copied() {
+                    layer
+                        .bottoms
+                        .iter()
+                        .for_each(|bottom| keep_least(&mut classes, bottom, least));
+                }
+                continue;
+            }
+            _ => continue,
+        };
+        let [scores, labels] = &layer.bottoms[..] else {
+            continue;
+        };
+        let shape = net.blob_shape(scores)?;
+        if let Some(axis) = shape.axis(axis) {
+            keep_least(&mut classes, labels, shape.dims()[axis]);
+        }
+    }
+    Ok(classes)
+}
+
+fn keep_least(classes: &mut HashMap<String, usize>, blob: &str, count: usize) {
+    let least = classes.entry(blob.to_owned()).or_insert(count);
+    *least = count.min(*least);
+}
+
+/// The multiply-adds of each layer's forward pass, and how many times as many its backward pass has.
+struct Work(Vec<(u64, u64)>);
+
+impl Work {
+    fn of(net: &Net) -> Result<Self, Error> {
+        let spec = net.spec();
+        let has_loss = spec
+            .layers
+            .iter()
+            .any(|layer| layer.loss_weights.iter().any(|weight| *weight != 0.0));
+        let mut want_gradient: HashSet<&str> = HashSet::new();
+        let mut work = Vec::with_capacity(spec.layers.len());
+        for (index, layer) in spec.layers.iter().enumerate() {
+            let learns = net
+                .layer_params(index)
+                .iter()
+                .any(|id| net.params()[*id].lr_mult != 0.0);
+            let goes_down = spec.force_backward
+                || layer.bottoms.iter().enumerate().any(|(i, bottom)| {
+                    want_gradient.contains(bottom.as_str()) && layer.propagate_down.get(i).copied().unwrap_or(true)
+                });
+            if learns || goes_down {
+                want_gradient.extend(layer.tops.iter().map(String::as_str));
+            }
+            let passes = if has_loss {
+                u64::from(learns) + u64::from(goes_down)
+            } else {
+                0
+            };
+            work.push((multiply_adds(net, index)?, passes));
+        }
+        Ok(Self(work))
+    }
+
+    fn gflop(&self, layer: usize, trains: bool) -> f64 {
+        let (multiply_adds, backward_passes) = self.0[layer];
+        let passes = if trains { 1 + backward_passes } else { 1 };
+        2.0 * multiply_adds as f64 * passes as f64 / 1e9
+    }
+}
+
+/// Multiply-adds of a layer's forward pass; each value of a top is a dot product with a row of the weights.
+fn multiply_adds(net: &Net, index: usize) -> Result<u64, Error> {
+    let layer = &net.spec().layers[index];
+    let Some(weights) = net.layer_params(index).first().map(|id| &net.params()[*id].shape) else {
+        return Ok(0);
+    };
+    let outputs = match &layer.kind {
+        LayerKind::Convolution(spec) => spec.num_output,
+        LayerKind::InnerProduct(spec) => spec.num_output,
+        _ => return Ok(0),
+    };
+    let row = (weights.count() / outputs) as u64;
+    let mut sum = 0;
+    for top in &layer.tops {
+        sum += net.blob_shape(top)?.count() as u64 * row;
+    }
+    Ok(sum)
+}
