@@ -68,6 +68,8 @@ struct NetLayer {
 }
 
 struct Blob {
+    /// Its name; a later blob of the same name lies over it, in place.
+    name: String,
     shape: Shape,
     data: usize,
     diff: usize,
@@ -111,6 +113,7 @@ impl Net {
             .iter()
             .zip(shapes)
             .map(|(blob, shape)| Blob {
+                name: blob.name.clone(),
                 shape,
                 data: blob.data,
                 diff: blob.diff,
