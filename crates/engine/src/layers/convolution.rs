@@ -314,11 +314,6 @@ impl Geometry {
     fn forward_image(&self, part: &mut Part, weight: &[f32], bias: Option<&[f32]>, x: &[f32], y: &mut [f32]) {
         let min_channels = self.min_channels(part);
         let columns = self.columns(x, &mut part.columns, min_channels);
-        if let Some(bias) = bias {
-            y.chunks_exact_mut(self.patches.output_count)
-                .zip(bias)
-                .for_each(|(y, bias)| y.fill(*bias));
-        }
         let (m, k) = self.group_matrix();
         let n = self.patches.output_count;
         for group in 0..self.group {
@@ -330,8 +325,13 @@ impl Geometry {
                 a,
                 b,
                 &mut y[group * m * n..][..m * n],
-                bias.is_some(),
+                false,
             );
+        }
+        // After the product, as in Caffe: it is rounded once more.
+        if let Some(bias) = bias {
+            let channels = y.chunks_exact_mut(n).zip(bias);
+            channels.for_each(|(y, bias)| y.iter_mut().for_each(|y| *y += bias));
         }
     }
 

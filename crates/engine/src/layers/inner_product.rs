@@ -107,10 +107,6 @@ impl Layer for InnerProduct {
         self.workspaces.resize_with(io.context.threads, Workspace::default);
         let (rows, inputs, outputs) = (self.rows, self.inputs, self.spec.num_output);
         let top = &mut io.top[0];
-        if self.spec.bias_term {
-            let bias = &io.params[1];
-            top.par_chunks_mut(outputs).for_each(|row| row.copy_from_slice(bias));
-        }
         let (x, weight) = (Matrix::row_major(io.bottom.get(0), inputs), self.matrix(&io.params[0]));
         kernels::gemm_parallel(
             &mut self.workspaces,
@@ -121,8 +117,13 @@ impl Layer for InnerProduct {
             weight,
             top,
             outputs,
-            self.spec.bias_term,
+            false,
         );
+        // After the product, as in Caffe: it is rounded once more.
+        if self.spec.bias_term {
+            let bias = &io.params[1];
+            top.par_chunks_mut(outputs).for_each(|row| kernels::axpy(1.0, bias, row));
+        }
         Ok(())
     }
 
