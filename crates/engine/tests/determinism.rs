@@ -32,6 +32,25 @@ fn seeds_matter() {
 }
 
 #[test]
+fn every_batch_draws_anew() {
+    let mut solver = solver(1, 1);
+    let mut draws = Vec::new();
+    for _ in 0..3 {
+        // Two batches an iteration: before the second, the net holds what the first drew.
+        let feed = |net: &mut sparknet_engine::Net| {
+            draws.push(net.blob_data("data")?[0].to_bits());
+            Ok::<(), sparknet_engine::Error>(())
+        };
+        solver.compute_gradients(feed).unwrap();
+        solver.apply_update();
+    }
+    let count = draws.len();
+    draws.sort_unstable();
+    draws.dedup();
+    assert_eq!((count, draws.len()), (6, 6));
+}
+
+#[test]
 fn threads_change_the_rounding_only() {
     let (one, three) = (weights(1, 1, 1), weights(3, 1, 1));
     for (i, (one, three)) in one.into_iter().zip(three).enumerate() {

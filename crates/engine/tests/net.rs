@@ -226,12 +226,14 @@ fn a_layer_may_read_a_blob_twice() {
 
 #[test]
 fn in_place_never_changes_what_others_read() {
-    // Two layers read h before ReLU works on it in place, one after.
+    // Two layers read h before ReLU works on it in place, one after; the square's gradient needs h.
+    let square =
+        "layer { name: 'a' type: 'Eltwise' bottom: 'h' bottom: 'h' top: 'a' eltwise_param { operation: PROD } }";
     let mut net = net(&[
         "force_backward: true ".to_owned(),
         input("x", &[2]),
         simple("Split", "x", "h"),
-        times(2.0, "h", "a"),
+        square.to_owned(),
         times(3.0, "h", "b"),
         simple("ReLU", "h", "h"),
         times(5.0, "h", "c"),
@@ -239,7 +241,7 @@ fn in_place_never_changes_what_others_read() {
     .concat());
     set(&mut net, "x", &[-1.0, 4.0]);
     net.forward().unwrap();
-    assert_eq!(net.blob_data("a").unwrap(), [-2.0, 8.0]);
+    assert_eq!(net.blob_data("a").unwrap(), [1.0, 16.0]);
     assert_eq!(net.blob_data("b").unwrap(), [-3.0, 12.0]);
     assert_eq!(net.blob_data("h").unwrap(), [0.0, 4.0]);
     assert_eq!(net.blob_data("c").unwrap(), [0.0, 20.0]);
@@ -247,10 +249,10 @@ fn in_place_never_changes_what_others_read() {
         set_diff(&mut net, blob, &[1.0, 1.0]);
     }
     net.backward();
-    assert_eq!(net.blob_diff("x").unwrap(), [5.0, 10.0]);
+    assert_eq!(net.blob_diff("x").unwrap(), [1.0, 16.0]);
     assert_eq!(
         net.blob_diff("h").unwrap(),
-        [5.0, 10.0],
+        [1.0, 16.0],
         "the gradient of the first writer's values"
     );
 }

@@ -40,8 +40,13 @@ static ALLOCATOR: Counting = Counting;
 // One test only: another one's allocations would be counted too.
 #[test]
 fn steps_allocate_nothing() {
-    for threads in [1, 2] {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    // Threads allocate when they start and when they end, which may both be late: a broadcast waits for all of them,
+    // and the pools live to the end.
+    let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    let pools = [pool(1), pool(2)];
+    pools.iter().for_each(|pool| drop(pool.broadcast(|_| ())));
+    for pool in &pools {
+        let threads = pool.current_num_threads();
         pool.install(|| {
             let mut solver = solver(1, 1);
             step(&mut solver);
