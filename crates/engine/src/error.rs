@@ -18,8 +18,8 @@ pub enum Error {
         layer: String,
         /// The layer's type.
         type_name: &'static str,
-        /// What is wrong.
-        source: LayerError,
+        /// What is wrong; boxed, so that results stay small.
+        source: Box<LayerError>,
     },
     /// Where a data layer's shapes come from failed.
     #[error("layer '{layer}': {source}")]
@@ -206,6 +206,12 @@ pub enum LayerError {
     /// A bilinear filler for a blob that is no kernel.
     #[error("a bilinear filler wants a square 4-D blob, not {shape}")]
     BilinearFiller {
+        /// The blob's shape.
+        shape: Shape,
+    },
+    /// A blob without values.
+    #[error("a blob of shape {shape} has no values: feed at least one record")]
+    Empty {
         /// The blob's shape.
         shape: Shape,
     },

@@ -39,6 +39,9 @@ const MAX_DEPTH: usize = 256;
 /// A packed block of `a` holds about this many floats.
 const A_BLOCK: usize = 16 << 10;
 
+/// A `b` of more floats than this comes from memory, and packing reads memory in a better order.
+const MAX_B_IN_PLACE: usize = 2 << 20;
+
 /// Below this many multiply-adds waking a second thread costs more than it saves.
 const MIN_PARALLEL_WORK: usize = 1 << 19;
 
@@ -151,6 +154,22 @@ impl<'a> Matrix<'a> {
         }
     }
 
+    /// The first `rows` rows, each a lane of `depth` steps.
+    fn lanes(self, rows: usize, depth: usize) -> Lanes<'a> {
+        let Matrix {
+            data,
+            row_stride,
+            column_stride,
+        } = self;
+        Lanes {
+            data,
+            lanes: rows,
+            lane_stride: row_stride,
+            depth,
+            depth_stride: column_stride,
+        }
+    }
+
     /// Fails unless `rows × columns` elements lie within the data.
     fn check(&self, name: &str, rows: usize, columns: usize) {
         if rows > 0 && columns > 0 {
@@ -193,8 +212,9 @@ struct Tile {
     depth: usize,
     /// A panel of the kernel's `rows` floats for each step of the sum.
     a: *const f32,
-    /// A panel of the kernel's `columns` floats for each step of the sum.
+    /// The kernel's `columns` floats for each step of the sum, the steps `b_stride` apart.
     b: *const f32,
+    b_stride: usize,
     c: *mut f32,
     ldc: usize,
     /// Rows of `c`, 1 to the kernel's.
@@ -210,8 +230,10 @@ struct Kernel {
     columns: usize,
     /// A packed block of `b` holds about this many floats; it is to stay in L2.
     b_block: usize,
+    /// Up to so many rows of `a`, a `b` with contiguous rows is not packed: the wider the tile, the better that reads.
+    max_rows_in_place: usize,
     /// # Safety
-    /// The processor has the set; both panels hold `depth` steps; `c` may be written over `rows` and `columns`.
+    /// The processor has the set; `a` and `b` hold `depth` steps; `c` may be written over `rows` and `columns`.
     tile: unsafe fn(Tile),
     /// Packs lanes into panels as wide as `rows`.
     ///
@@ -314,10 +336,8 @@ impl Target {
     /// Element `(row, column)` lies within the allocation.
     unsafe fn from(self, row: usize, column: usize) -> Target {
         // SAFETY: the caller's promise.
-        Target {
-            data: unsafe { self.data.add(row * self.ldc + column) },
-            ..self
-        }
+        let data = unsafe { self.data.add(row * self.ldc + column) };
+        Target { data, ..self }
     }
 }
 
@@ -348,7 +368,8 @@ impl Product<'_> {
         }
         a.check("a", m, k);
         b.check("b", k, n);
-        assert!(ldc >= n || m == 1, "gemm: rows of c are {ldc} apart but {n} long");
+        let ldc = if m == 1 { n } else { ldc };
+        assert!(ldc >= n, "gemm: rows of c are {ldc} apart but {n} long");
         let c_len = (m - 1).saturating_mul(ldc).saturating_add(n);
         assert!(
             c_len <= c.len(),
@@ -358,7 +379,7 @@ impl Product<'_> {
         assert!(!workspaces.is_empty(), "gemm: no workspace");
         if k == 0 {
             if !accumulate {
-                c.chunks_mut(ldc.max(1)).take(m).for_each(|row| row[..n].fill(0.0));
+                c.chunks_mut(ldc).take(m).for_each(|row| row[..n].fill(0.0));
             }
             return;
         }
@@ -434,78 +455,99 @@ impl Product<'_> {
         let max_columns = max_columns.min(n.next_multiple_of(kernel.columns));
         let packed_a = floats(&mut workspace.a, max_rows * max_depth + pack::SLACK);
         let packed_b = floats(&mut workspace.b, max_columns * max_depth + pack::SLACK);
+        // Packing pays when a panel is read several times.
+        let rows_lie_apart = b.column_stride == 1 && b.row_stride >= n;
+        let in_place = rows_lie_apart && m <= kernel.max_rows_in_place && k.saturating_mul(n) <= MAX_B_IN_PLACE;
 
         for column in (0..n).step_by(max_columns) {
             let columns = max_columns.min(n - column);
+            let columns_in_place = if in_place {
+                columns - columns % kernel.columns
+            } else {
+                0
+            };
             for step in (0..k).step_by(max_depth) {
                 let depth = max_depth.min(k - step);
                 let b = b.from(step, column);
-                let b_lanes = Lanes {
-                    data: b.data,
-                    lanes: columns,
-                    lane_stride: b.column_stride,
-                    depth,
-                    depth_stride: b.row_stride,
-                };
-                // SAFETY: the processor has what the kernel needs.
-                unsafe { (kernel.pack_b)(b_lanes, packed_b) };
+                if columns_in_place < columns {
+                    let lanes = b
+                        .transposed()
+                        .from(columns_in_place, 0)
+                        .lanes(columns - columns_in_place, depth);
+                    // SAFETY: the processor has what the kernel needs.
+                    unsafe { (kernel.pack_b)(lanes, packed_b) };
+                }
                 for row in (0..m).step_by(max_rows) {
                     let rows = max_rows.min(m - row);
-                    let a = a.from(row, step);
-                    let a_lanes = Lanes {
-                        data: a.data,
-                        lanes: rows,
-                        lane_stride: a.row_stride,
-                        depth,
-                        depth_stride: a.column_stride,
-                    };
                     // SAFETY: as above.
-                    unsafe { (kernel.pack_a)(a_lanes, packed_a) };
-                    // SAFETY: the part of c lies within the whole.
-                    let target = unsafe { target.from(row, column) };
-                    let accumulate = accumulate || step > 0;
-                    // SAFETY: the panels were packed for these rows, columns and depth just above.
-                    unsafe { multiply_block(kernel, rows, columns, depth, packed_a, packed_b, target, accumulate) };
+                    unsafe { (kernel.pack_a)(a.from(row, step).lanes(rows, depth), packed_a) };
+                    let block = Block {
+                        rows,
+                        columns,
+                        depth,
+                        packed_a,
+                        b: b.data,
+                        b_stride: b.row_stride,
+                        columns_in_place,
+                        packed_b,
+                        accumulate: accumulate || step > 0,
+                    };
+                    // SAFETY: the part of c lies within the whole and is ours.
+                    unsafe { block.multiply(kernel, target.from(row, column)) };
                 }
             }
         }
     }
 }
 
-/// Multiplies a packed block of `a` by a packed block of `b`. Rows are the outer loop: the panel of `a` stays in L1 while
-/// `b` streams from L2, and `c` is written along its rows.
-///
-/// # Safety
-/// The packed slices hold every panel of `rows` and `columns`; the rest as in [`Product::run_serial`].
-#[allow(clippy::too_many_arguments, reason = "the arguments of every BLAS")]
-unsafe fn multiply_block(
-    kernel: &Kernel,
+/// A packed block of `a` and a block of `b`, whose first columns are read where they lie.
+struct Block<'a> {
     rows: usize,
     columns: usize,
     depth: usize,
-    packed_a: &[f32],
-    packed_b: &[f32],
-    target: Target,
+    packed_a: &'a [f32],
+    b: &'a [f32],
+    b_stride: usize,
+    /// Columns that are read from `b`, whole panels; the others are in `packed_b`.
+    columns_in_place: usize,
+    packed_b: &'a [f32],
     accumulate: bool,
-) {
-    for row in (0..rows).step_by(kernel.rows) {
-        let a = packed_a[row * depth..][..kernel.rows * depth].as_ptr();
-        for column in (0..columns).step_by(kernel.columns) {
-            let b = packed_b[column * depth..][..kernel.columns * depth].as_ptr();
-            // SAFETY: the element lies within c, the panels within the packed slices (just checked), the processor has
-            // what the kernel needs.
-            unsafe {
-                let target = target.from(row, column);
-                (kernel.tile)(Tile {
-                    depth,
-                    a,
-                    b,
-                    c: target.data,
-                    ldc: target.ldc,
-                    rows: kernel.rows.min(rows - row),
-                    columns: kernel.columns.min(columns - column),
-                    accumulate,
-                });
+}
+
+impl Block<'_> {
+    /// Rows are the outer loop: the panel of `a` stays in L1 while `b` streams from L2, and `c` is written along its rows.
+    ///
+    /// # Safety
+    /// `target` may be written over `rows` and `columns`, and the processor has what the kernel needs.
+    unsafe fn multiply(&self, kernel: &Kernel, target: Target) {
+        let depth = self.depth;
+        for row in (0..self.rows).step_by(kernel.rows) {
+            let a = self.packed_a[row * depth..][..kernel.rows * depth].as_ptr();
+            for column in (0..self.columns).step_by(kernel.columns) {
+                let (b, b_stride) = if column < self.columns_in_place {
+                    (
+                        &self.b[column..][..(depth - 1) * self.b_stride + kernel.columns],
+                        self.b_stride,
+                    )
+                } else {
+                    let start = (column - self.columns_in_place) * depth;
+                    (&self.packed_b[start..][..kernel.columns * depth], kernel.columns)
+                };
+                // SAFETY: the slices just taken cover the panels; the rest is the caller's promise.
+                unsafe {
+                    let target = target.from(row, column);
+                    (kernel.tile)(Tile {
+                        depth,
+                        a,
+                        b: b.as_ptr(),
+                        b_stride,
+                        c: target.data,
+                        ldc: target.ldc,
+                        rows: kernel.rows.min(self.rows - row),
+                        columns: kernel.columns.min(self.columns - column),
+                        accumulate: self.accumulate,
+                    });
+                }
             }
         }
     }

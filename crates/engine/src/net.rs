@@ -68,6 +68,8 @@ struct NetLayer {
 }
 
 struct Blob {
+    /// Its name; a later blob of the same name lies over it, in place.
+    name: String,
     shape: Shape,
     data: usize,
     diff: usize,
@@ -111,6 +113,7 @@ impl Net {
             .iter()
             .zip(shapes)
             .map(|(blob, shape)| Blob {
+                name: blob.name.clone(),
                 shape,
                 data: blob.data,
                 diff: blob.diff,
@@ -200,10 +203,18 @@ impl Net {
         }
     }
 
+    /// The oldest blob of a name: what later layers of the same top's name work on in place.
+    fn first_blob(&self, name: &str) -> Result<&Blob, Error> {
+        match self.blobs.iter().find(|blob| blob.name == name) {
+            Some(blob) => Ok(blob),
+            None => self.blob(name),
+        }
+    }
+
     /// A blob's shape.
     ///
     /// # Errors
-    /// A name that no blob has; so for the next three.
+    /// A name that no blob has; so for the next four.
     pub fn blob_shape(&self, name: &str) -> Result<&Shape, Error> {
         Ok(&self.blob(name)?.shape)
     }
@@ -213,18 +224,25 @@ impl Net {
         Ok(&self.data[self.blob(name)?.data])
     }
 
-    /// A blob's values, to fill it.
+    /// A blob's values, to fill it; for a data layer's blob those that the layer gives, whoever works on it in place.
     pub fn blob_data_mut(&mut self, name: &str) -> Result<&mut [f32], Error> {
-        let buffer = self.blob(name)?.data;
+        let first = self.first_blob(name)?;
+        let buffer = if is_fed(&self.spec.layers[first.producer]) {
+            first.data
+        } else {
+            self.blob(name)?.data
+        };
         Ok(&mut self.data[buffer])
     }
 
-    /// A blob's gradient after [`Net::backward`].
+    /// A blob's gradient after [`Net::backward`]; where layers work in place, that of the first writer's values, as in
+    /// Caffe.
     pub fn blob_diff(&self, name: &str) -> Result<&[f32], Error> {
-        Ok(&self.diff[self.blob(name)?.diff])
+        Ok(&self.diff[self.first_blob(name)?.diff])
     }
 
-    /// A blob's gradient, to set that of an output before [`Net::backward`].
+    /// A blob's gradient, to set that of an output before [`Net::backward`]; where layers work in place, that of the
+    /// last writer's values.
     pub fn blob_diff_mut(&mut self, name: &str) -> Result<&mut [f32], Error> {
         let buffer = self.blob(name)?.diff;
         self.ensure_diffs();
@@ -281,11 +299,12 @@ impl Net {
     }
 
     /// Gives the tops of layer `layer` (a data or Input layer) new shapes and lets all layers follow. A smaller batch
-    /// after a larger one allocates nothing.
+    /// after a larger one keeps the buffers.
     ///
     /// # Errors
     /// Shapes that some layer cannot take; the net is then of no use until it gets a shape that fits.
     pub fn reshape_feed(&mut self, layer: usize, shapes: &[Shape]) -> Result<(), Error> {
+        check_fed_shapes(&self.spec.layers[layer], shapes)?;
         for (blob, shape) in self.layers[layer].plan.tops.iter().zip(shapes) {
             self.blobs[*blob].shape = shape.clone();
         }
@@ -625,7 +644,20 @@ fn fed_shapes(spec: &LayerSpec, inputs: &mut dyn InputShapes) -> Result<Option<V
         })?,
         _ => return Ok(None),
     };
+    check_fed_shapes(spec, &shapes)?;
     Ok(Some(shapes))
+}
+
+/// Layers may rely on blobs that have values, but not too many.
+fn check_fed_shapes(spec: &LayerSpec, shapes: &[Shape]) -> Result<(), Error> {
+    for shape in shapes {
+        match shape.checked_count() {
+            Some(0) => return Err(layer_error(spec, LayerError::Empty { shape: shape.clone() })),
+            Some(_) => {}
+            None => return Err(layer_error(spec, LayerError::TooLarge { shape: shape.clone() })),
+        }
+    }
+    Ok(())
 }
 
 fn reshape_layer(
@@ -646,7 +678,7 @@ fn layer_error(spec: &LayerSpec, source: LayerError) -> Error {
     Error::Layer {
         layer: spec.name.clone(),
         type_name: spec.type_name,
-        source,
+        source: Box::new(source),
     }
 }
 

@@ -94,7 +94,7 @@ impl ParamTable {
             .map_err(|source| Error::Layer {
                 layer: layer.name.clone(),
                 type_name: layer.type_name,
-                source,
+                source: Box::new(source),
             })?;
         self.params.push(Param {
             layer: layer_index,

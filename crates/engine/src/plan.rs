@@ -16,6 +16,8 @@ use crate::{
 /// A blob of the net.
 #[derive(Clone, Debug)]
 pub(crate) struct BlobPlan {
+    /// Its name; a later blob of the same name lies over it, in place.
+    pub name: String,
     /// The layer that writes it.
     pub producer: usize,
     /// How many bottoms it is.
@@ -91,6 +93,7 @@ impl Plan {
                 }
                 let blob = plan.blobs.len();
                 plan.blobs.push(BlobPlan {
+                    name: top.clone(),
                     producer: layer_index,
                     readers: 0,
                     loss_weight: spec.loss_weights[i],

@@ -57,7 +57,7 @@ pub enum EvaluationError {
 }
 
 /// How often each class was taken for each other: rows are the actual classes, columns the predicted ones.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfusionMatrix {
     classes: usize,
     counts: Vec<u64>,

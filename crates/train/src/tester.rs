@@ -111,7 +111,7 @@ impl Tester {
         for bytes in transport.all_gather(&bytes)? {
             parts.push(serde_json::from_slice::<Part>(&bytes).map_err(|error| Error::Usage(error.to_string()))?);
         }
-        Ok(self.merge(parts))
+        self.merge(parts)
     }
 
     fn run_part(&mut self, progress: &mut dyn FnMut(u64)) -> Result<Part, Error> {
@@ -149,7 +149,7 @@ impl Tester {
         Ok(count_predictions(scores, labels, outer, classes, inner, *ignore_label, matrix)?)
     }
 
-    fn merge(&self, parts: Vec<Part>) -> TestResult {
+    fn merge(&self, parts: Vec<Part>) -> Result<TestResult, Error> {
         let mut names = Vec::new();
         for output in &self.outputs {
             let count = self.net.blob_data(output).map_or(0, <[f32]>::len);
@@ -160,7 +160,7 @@ impl Tester {
         for part in parts {
             batches.extend(part.batches);
             match (&mut confusion, part.confusion) {
-                (Some(sum), Some(part)) => sum.merge(&part),
+                (Some(sum), Some(part)) => sum.merge(&part)?,
                 (sum @ None, part) => *sum = part,
                 (Some(_), None) => {}
             }
@@ -174,11 +174,11 @@ impl Tester {
                 *sum += f64::from(f32::from_bits(*bits)) * batch.records as f64;
             }
         }
-        TestResult {
+        Ok(TestResult {
             records,
             scores: names.into_iter().zip(sums.into_iter().map(|sum| sum / records.max(1) as f64)).collect(),
-            evaluation: confusion.map(|matrix| Evaluation::new(&matrix)),
-        }
+            evaluation: confusion.map(|matrix| Evaluation::new(&matrix, None)),
+        })
     }
 }
 

@@ -2,7 +2,10 @@
 
 mod setup;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
 
 use safetensors::SafeTensors;
 use setup::{golden, project, record};
@@ -15,10 +18,14 @@ use sparknet_train::{
 
 /// Fashion-MNIST as LMDBs, made once and kept with the build.
 fn fashion_mnist() -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fashion-mnist");
-    sparknet_data::build_dataset(DatasetKind::FashionMnist, &folder, None, &mut |_| ())
-        .unwrap_or_else(|error| panic!("{error} (`make test` installs what this test needs)"));
-    folder
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    let make = || {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fashion-mnist");
+        sparknet_data::build_dataset(DatasetKind::FashionMnist, &folder, None, &mut |_| ())
+            .unwrap_or_else(|error| panic!("{error} (`make test` installs what this test needs)"));
+        folder
+    };
+    FOLDER.get_or_init(make).clone()
 }
 
 /// The project's solver as the golden run had it: 400 iterations, and no snapshots.
@@ -41,7 +48,7 @@ fn settings(max_iter: u64) -> RunSettings {
     job.solver.snapshot_after_train = false;
     job.solver.test_initialization = false;
     let workers = 1;
-    RunSettings { workers, sync: Sync::AllReduce, ..RunSettings::new(job) }
+    RunSettings { workers, threads: std::env::var("T").ok().map(|t| t.parse().unwrap()), sync: Sync::AllReduce, ..RunSettings::new(job) }
 }
 
 fn tensor(file: &SafeTensors<'_>, name: &str) -> Vec<f32> {
@@ -51,6 +58,7 @@ fn tensor(file: &SafeTensors<'_>, name: &str) -> Vec<f32> {
 
 fn assert_losses(found: &[f32], expected: &[f32], tolerance: f32) {
     assert_eq!(found.len(), expected.len());
+    for i in 0..found.len() { if i%10==0 || found.len()<=50 { println!("DBG {} {:e} {}", i, (found[i]-expected[i]).abs(), expected[i]); } }
     for (iteration, (found, expected)) in found.iter().zip(expected).enumerate() {
         assert!(
             (found - expected).abs() <= tolerance * expected.abs().max(1.0),
@@ -67,6 +75,8 @@ fn golden_lenet_trains_as_in_caffe() {
     run.weights = vec![golden().join("lenet/init.caffemodel")];
     let (result, recorder) = record(run).unwrap();
     let losses = tensor(&trajectory, "losses");
+    let d = |n: usize, m: usize| recorder.losses[n..m].iter().zip(&losses[n..m]).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+    println!("DBGMAX first50 {:e} all {:e}", d(0, 50), d(0, 400));
     assert_losses(&recorder.losses[..50], &losses[..50], 1e-4);
     assert_losses(&recorder.losses, &losses, 1e-2);
     let scores = &result.tests[0].scores;

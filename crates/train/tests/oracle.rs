@@ -86,7 +86,7 @@ fn every_record_is_tested_once_however_many_workers() {
             assert_eq!(test.scores, expected.scores, "{workers} workers");
             let evaluation = test.evaluation.as_ref().unwrap();
             assert_eq!(evaluation.records, 96);
-            assert!((evaluation.accuracy - test.scores["accuracy"]).abs() < 1e-6);
+            assert!((evaluation.accuracy.unwrap() - test.scores["accuracy"]).abs() < 1e-6);
         }
     }
 }

@@ -12,6 +12,7 @@ pub(super) static KERNEL: Kernel = Kernel {
     rows: ROWS,
     columns: COLUMNS,
     b_block: 64 << 10,
+    max_rows_in_place: 24,
     tile,
     pack_a,
     pack_b,
@@ -58,6 +59,7 @@ unsafe fn tile_of<const R: usize, const V: usize>(tile: Tile) {
         depth,
         mut a,
         mut b,
+        b_stride,
         c,
         ldc,
         columns,
@@ -65,7 +67,7 @@ unsafe fn tile_of<const R: usize, const V: usize>(tile: Tile) {
         ..
     } = tile;
     let mut sums = [[_mm256_setzero_ps(); V]; R];
-    // SAFETY: the panels hold `depth` steps of 6 and of 16 floats.
+    // SAFETY: `a` and `b` hold `depth` steps of 6 and of 16 floats.
     unsafe {
         for row in 0..R {
             _mm_prefetch::<_MM_HINT_T0>(c.wrapping_add(row * ldc).cast());
@@ -74,7 +76,7 @@ unsafe fn tile_of<const R: usize, const V: usize>(tile: Tile) {
         for _ in 0..depth {
             let mut b_vectors = [_mm256_setzero_ps(); V];
             for (vector, b_vector) in b_vectors.iter_mut().enumerate() {
-                *b_vector = _mm256_load_ps(b.add(8 * vector));
+                *b_vector = _mm256_loadu_ps(b.add(8 * vector));
             }
             for (row, sums) in sums.iter_mut().enumerate() {
                 let a = _mm256_set1_ps(*a.add(row));
@@ -83,7 +85,7 @@ unsafe fn tile_of<const R: usize, const V: usize>(tile: Tile) {
                 }
             }
             a = a.add(ROWS);
-            b = b.add(COLUMNS);
+            b = b.add(b_stride);
         }
     }
     for (row, sums) in sums.iter().enumerate() {

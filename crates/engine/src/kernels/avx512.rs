@@ -12,6 +12,7 @@ pub(super) static KERNEL: Kernel = Kernel {
     rows: ROWS,
     columns: COLUMNS,
     b_block: 128 << 10,
+    max_rows_in_place: 64,
     tile,
     pack_a,
     pack_b,
@@ -60,6 +61,7 @@ unsafe fn tile_of<const R: usize, const V: usize>(tile: Tile) {
         depth,
         mut a,
         mut b,
+        b_stride,
         c,
         ldc,
         columns,
@@ -67,7 +69,7 @@ unsafe fn tile_of<const R: usize, const V: usize>(tile: Tile) {
         ..
     } = tile;
     let mut sums = [[_mm512_setzero_ps(); V]; R];
-    // SAFETY: the panels hold `depth` steps of 8 and of 48 floats.
+    // SAFETY: `a` and `b` hold `depth` steps of 8 and of 48 floats.
     unsafe {
         for row in 0..R {
             for vector in 0..V {
@@ -77,7 +79,7 @@ unsafe fn tile_of<const R: usize, const V: usize>(tile: Tile) {
         for _ in 0..depth {
             let mut b_vectors = [_mm512_setzero_ps(); V];
             for (vector, b_vector) in b_vectors.iter_mut().enumerate() {
-                *b_vector = _mm512_load_ps(b.add(16 * vector));
+                *b_vector = _mm512_loadu_ps(b.add(16 * vector));
             }
             for (row, sums) in sums.iter_mut().enumerate() {
                 let a = _mm512_set1_ps(*a.add(row));
@@ -86,7 +88,7 @@ unsafe fn tile_of<const R: usize, const V: usize>(tile: Tile) {
                 }
             }
             a = a.add(ROWS);
-            b = b.add(COLUMNS);
+            b = b.add(b_stride);
         }
     }
     let last_mask = u16::MAX >> (16 * V - columns);

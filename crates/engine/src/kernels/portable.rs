@@ -11,6 +11,7 @@ pub(super) static KERNEL: Kernel = Kernel {
     rows: ROWS,
     columns: COLUMNS,
     b_block: 64 << 10,
+    max_rows_in_place: 8,
     tile,
     pack_a,
     pack_b,
@@ -19,23 +20,11 @@ pub(super) static KERNEL: Kernel = Kernel {
 /// # Safety
 /// As [`Kernel::tile`].
 unsafe fn tile(tile: Tile) {
-    // SAFETY: the panels hold so many floats.
+    // SAFETY: the panel holds so many floats.
     let a = unsafe { std::slice::from_raw_parts(tile.a, ROWS * tile.depth) };
-    // SAFETY: as above.
-    let b = unsafe { std::slice::from_raw_parts(tile.b, COLUMNS * tile.depth) };
-    let mut sums = [[0.0f32; COLUMNS]; ROWS];
-    for (a, b) in a.as_chunks::<ROWS>().0.iter().zip(b.as_chunks::<COLUMNS>().0) {
-        for (sums, &a) in sums.iter_mut().zip(a) {
-            for (sum, &b) in sums.iter_mut().zip(b) {
-                // Elsewhere a fused multiply-add would be a call into libm.
-                *sum = if cfg!(target_arch = "aarch64") {
-                    a.mul_add(b, *sum)
-                } else {
-                    a * b + *sum
-                };
-            }
-        }
-    }
+    // SAFETY: `b` holds `COLUMNS` floats for each step.
+    let b = unsafe { std::slice::from_raw_parts(tile.b, (tile.depth - 1) * tile.b_stride + COLUMNS) };
+    let sums = sums(a, b, tile.b_stride);
     for (row, sums) in sums.iter().enumerate().take(tile.rows) {
         // SAFETY: the row lies within c and is ours.
         let c = unsafe { std::slice::from_raw_parts_mut(tile.c.add(row * tile.ldc), tile.columns) };
@@ -43,6 +32,27 @@ unsafe fn tile(tile: Tile) {
             *c = if tile.accumulate { *c + sum } else { *sum };
         }
     }
+}
+
+/// Apart from the loops of variable length that use its result, so that the sums stay in registers.
+#[inline(never)]
+fn sums(a: &[f32], b: &[f32], b_stride: usize) -> [[f32; COLUMNS]; ROWS] {
+    let mut sums = [[0.0; COLUMNS]; ROWS];
+    for (a, b) in a.as_chunks::<ROWS>().0.iter().zip(b.chunks(b_stride)) {
+        let Some(b) = b.first_chunk::<COLUMNS>() else { break };
+        for row in 0..ROWS {
+            for column in 0..COLUMNS {
+                let sum = &mut sums[row][column];
+                // Elsewhere a fused multiply-add would be a call into libm.
+                *sum = if cfg!(target_arch = "aarch64") {
+                    a[row].mul_add(b[column], *sum)
+                } else {
+                    a[row] * b[column] + *sum
+                };
+            }
+        }
+    }
+    sums
 }
 
 fn pack_a(source: Lanes<'_>, to: &mut [f32]) {

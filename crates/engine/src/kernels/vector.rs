@@ -8,9 +8,6 @@ use std::ops::Range;
 use super::pack::Lanes;
 use super::{Product, Simd, Target, Workspace, floats};
 
-/// Sums kept side by side in a dot product: four AVX-512 registers.
-const LANES: usize = 64;
-
 /// Floats summed in f32 before the sum goes on in f64.
 const BLOCK: usize = 4096;
 
@@ -78,33 +75,41 @@ pub fn sum_of_squares(x: &[f32]) -> f64 {
 fn dot_body(x: &[f32], y: &[f32]) -> f64 {
     x.chunks(BLOCK)
         .zip(y.chunks(BLOCK))
-        .map(|(x, y)| f64::from(dot_block(x, y)))
+        .map(|(x, y)| f64::from(dot_block::<64, 1>([x], y)[0]))
         .sum()
 }
 
-/// A dot product over `LANES` sums side by side, which are then added up by halves.
+/// The dot products of `COUNT` vectors with `y`, each over `LANES` sums side by side that are then added up by halves.
 #[inline(always)]
-fn dot_block(x: &[f32], y: &[f32]) -> f32 {
-    let mut sums = [0.0f32; LANES];
-    let (x_chunks, x_rest) = x.as_chunks::<LANES>();
-    let (y_chunks, y_rest) = y.as_chunks::<LANES>();
-    for (x, y) in x_chunks.iter().zip(y_chunks) {
-        for ((sum, x), y) in sums.iter_mut().zip(x).zip(y) {
+fn dot_block<const LANES: usize, const COUNT: usize>(x: [&[f32]; COUNT], y: &[f32]) -> [f32; COUNT] {
+    let mut sums = [[0.0f32; LANES]; COUNT];
+    let whole = y.len() - y.len() % LANES;
+    let x = x.map(|x| &x[..y.len()]);
+    for start in (0..whole).step_by(LANES) {
+        let y = &y[start..][..LANES];
+        for index in 0..COUNT {
+            let x = &x[index][start..][..LANES];
+            for lane in 0..LANES {
+                sums[index][lane] += x[lane] * y[lane];
+            }
+        }
+    }
+    let mut results = [0.0; COUNT];
+    for index in 0..COUNT {
+        let mut sums = sums[index];
+        for ((sum, x), y) in sums.iter_mut().zip(&x[index][whole..]).zip(&y[whole..]) {
             *sum += x * y;
         }
-    }
-    for ((sum, x), y) in sums.iter_mut().zip(x_rest).zip(y_rest) {
-        *sum += x * y;
-    }
-    let mut width = LANES;
-    while width > 1 {
-        width /= 2;
-        let (low, high) = sums.split_at_mut(width);
-        for (low, high) in low.iter_mut().zip(high) {
-            *low += *high;
+        let mut width = LANES;
+        while width > 1 {
+            width /= 2;
+            for lane in 0..width {
+                sums[lane] += sums[lane + width];
+            }
         }
+        results[index] = sums[0];
     }
-    sums[0]
+    results
 }
 
 /// A product whose `a` or `b` is a vector, as a matrix of lanes (rows of `a` or columns of `b`) times that vector.
@@ -213,8 +218,16 @@ fn multiply_stripe_body(matrix: Lanes<'_>, first: usize, vector: &[f32], sums: &
         ..
     } = matrix;
     if depth_stride == 1 {
-        for (lane, sum) in sums.iter_mut().enumerate() {
-            *sum = dot_block(&data[(first + lane) * lane_stride..][..vector.len()], vector);
+        // Four lanes at once read the vector a quarter as often; a lane's order of sums is the same in a group and alone.
+        let lane = |lane: usize| &data[(first + lane) * lane_stride..][..vector.len()];
+        let (groups, rest) = sums.as_chunks_mut::<4>();
+        let grouped = 4 * groups.len();
+        for (group, sums) in groups.iter_mut().enumerate() {
+            let group = 4 * group;
+            *sums = dot_block::<16, 4>([lane(group), lane(group + 1), lane(group + 2), lane(group + 3)], vector);
+        }
+        for (index, sum) in rest.iter_mut().enumerate() {
+            [*sum] = dot_block::<16, 1>([lane(grouped + index)], vector);
         }
     } else {
         sums.fill(0.0);

@@ -71,14 +71,13 @@ impl Layer for Accuracy {
             };
             let (row, column) = (position / self.inner, position % self.inner);
             let score = |class: usize| scores[(row * self.classes + class) * self.inner + column];
-            // Written so that a NaN is never right.
-            let no_worse = (0..self.classes)
-                .filter(|other| !(score(*other) < score(class)))
-                .count()
-                - 1;
+            let own = score(class);
+            // A NaN counts against the label too; Caffe takes a label with a NaN for right.
+            let no_worse = |other: &usize| score(*other) >= own || score(*other).is_nan();
+            let rank = (0..self.classes).filter(no_worse).count();
             count += 1;
             self.class_counts[class] += 1;
-            if no_worse < self.spec.top_k && !score(class).is_nan() {
+            if rank <= self.spec.top_k && !own.is_nan() {
                 sum_right += 1;
                 if let Some(right) = &mut per_class {
                     right[class] += 1.0;

@@ -32,7 +32,7 @@ impl Slice {
     fn extents(&self, extent: usize) -> Result<Vec<usize>, String> {
         let num_tops = self.spec.num_tops;
         if self.spec.points.is_empty() {
-            if extent % num_tops != 0 {
+            if !extent.is_multiple_of(num_tops) {
                 return Err(format!(
                     "{extent} is no multiple of the {num_tops} tops: give slice_points"
                 ));

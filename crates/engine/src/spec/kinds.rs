@@ -124,7 +124,7 @@ pub struct AccuracySpec {
 
 impl AccuracySpec {
     pub(crate) fn parse(layer: &LayerParameter) -> Parsed<LayerKind> {
-        let param = layer.accuracy_param.clone().unwrap_or_default();
+        let param = layer.accuracy_param.unwrap_or_default();
         Ok(LayerKind::Accuracy(Self {
             top_k: required(Some(param.top_k()), "top_k")?,
             axis: param.axis(),
@@ -528,7 +528,7 @@ impl LrnSpec {
     pub(crate) fn parse(layer: &LayerParameter) -> Parsed<LayerKind> {
         let param = layer.lrn_param.unwrap_or_default();
         let local_size = param.local_size() as usize;
-        if local_size % 2 == 0 {
+        if local_size.is_multiple_of(2) {
             return Err(format!("local_size is {local_size}: give an odd number"));
         }
         Ok(LayerKind::Lrn(Self {

@@ -27,7 +27,7 @@ pub fn golden() -> PathBuf {
 }
 
 /// What a run told.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Recorder {
     pub events: Vec<Event>,
     /// Worker 0's loss of each iteration.
