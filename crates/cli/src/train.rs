@@ -236,5 +236,10 @@ fn resume_hint(args: &Args, result: &WorkerResult) -> String {
         words.push(format!("--max-iter {max_iter}"));
     }
     words.extend(args.stages.flags());
+    if args.allow_nan {
+        words.push("--allow-nan".to_owned());
+    }
+    words.extend(args.log.iter().map(|path| format!("--log {}", quoted_path(path))));
+    words.extend(args.events.iter().map(|path| format!("--events {}", quoted_path(path))));
     format!("stopped after {iteration} iterations; to go on: {}", words.join(" "))
 }

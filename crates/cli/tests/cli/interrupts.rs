@@ -46,7 +46,8 @@ fn ctrl_c_writes_a_snapshot_and_says_how_to_go_on() {
 
     let words: Vec<&str> = text.split_whitespace().collect();
     let iteration: u64 = words[2].parse().unwrap();
-    let hint = format!("--solver solver.prototxt --snapshot tiny_iter_{iteration}.solverstate {flags}");
+    let hint =
+        format!("--solver solver.prototxt --snapshot tiny_iter_{iteration}.solverstate {flags} --events events.jsonl");
     assert_eq!(
         text,
         format!("stopped after {iteration} iterations; to go on: sparknet train {hint}\n")
@@ -116,7 +117,8 @@ fn a_second_ctrl_c_stops_at_once() {
         signals += 1;
         std::thread::sleep(std::time::Duration::from_millis(100));
     };
-    assert_eq!((code, signals), (130, 2));
+    assert_eq!(code, 130);
+    assert!(signals >= 2, "the first one lets the round end");
     assert_eq!(place.names(), ["db", "events.jsonl", "net.prototxt", "solver.prototxt"]);
 }
 
