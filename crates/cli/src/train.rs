@@ -45,13 +45,13 @@ pub struct Args {
     #[arg(long, value_name = "T", value_parser = args::few())]
     threads: Option<usize>,
     /// How workers agree: on averaged weights every tau iterations (SparkNet), or on averaged gradients every iteration
-    #[arg(long, value_enum, default_value_t = SyncArg::Average)]
+    #[arg(long, value_name = "STRATEGY", value_enum, default_value_t = SyncArg::Average)]
     sync: SyncArg,
     /// Iterations that a worker trains alone before weights are averaged; 10 unless given
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     tau: Option<u64>,
     /// What becomes of a worker's momentum when weights are averaged; keep unless given
-    #[arg(long, value_parser = PossibleValuesParser::new(["keep", "average", "reset"]).try_map(|s| s.parse::<HistoryPolicy>()))]
+    #[arg(long, value_name = "POLICY", value_parser = history_policies())]
     history: Option<HistoryPolicy>,
     /// Train so many iterations instead of the solver's max_iter
     #[arg(long, value_name = "N", alias = "max_iter", value_parser = clap::value_parser!(u64).range(1..))]
@@ -69,10 +69,10 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     evaluation_json: Option<PathBuf>,
     /// What Ctrl-C does; a second one stops at once
-    #[arg(long, alias = "sigint_effect", default_value = "stop", value_parser = effects())]
+    #[arg(long, value_name = "EFFECT", alias = "sigint_effect", default_value = "stop", value_parser = effects())]
     sigint_effect: SignalEffect,
     /// What a hang-up (SIGHUP) does
-    #[arg(long, alias = "sighup_effect", default_value = "snapshot", value_parser = effects())]
+    #[arg(long, value_name = "EFFECT", alias = "sighup_effect", default_value = "snapshot", value_parser = effects())]
     sighup_effect: SignalEffect,
     /// How long a worker waits for another before the run ends
     #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
@@ -100,6 +100,10 @@ Examples:
 enum SyncArg {
     Average,
     Allreduce,
+}
+
+fn history_policies() -> impl TypedValueParser<Value = HistoryPolicy> {
+    PossibleValuesParser::new(["keep", "average", "reset"]).try_map(|policy| policy.parse::<HistoryPolicy>())
 }
 
 fn effects() -> impl TypedValueParser<Value = SignalEffect> {
@@ -232,5 +236,10 @@ fn resume_hint(args: &Args, result: &WorkerResult) -> String {
         words.push(format!("--max-iter {max_iter}"));
     }
     words.extend(args.stages.flags());
+    if args.allow_nan {
+        words.push("--allow-nan".to_owned());
+    }
+    words.extend(args.log.iter().map(|path| format!("--log {}", quoted_path(path))));
+    words.extend(args.events.iter().map(|path| format!("--events {}", quoted_path(path))));
     format!("stopped after {iteration} iterations; to go on: {}", words.join(" "))
 }

@@ -457,3 +457,30 @@ fn multiply_adds(net: &Net, index: usize) -> Result<u64, Error> {
     }
     Ok(sum)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians() {
+        assert_eq!(median(&mut []), 0.0);
+        assert_eq!(median(&mut [3.0, 1.0, 200.0]), 3.0);
+        assert_eq!(median(&mut [4.0, 1.0, 200.0, 2.0]), 3.0);
+    }
+
+    #[test]
+    fn shapes_of_records_that_are_not_there() {
+        let transform = |crop_size, mean_values: &[f32], force_gray| TransformSpec {
+            crop_size,
+            mean_values: mean_values.to_vec(),
+            force_gray,
+            ..Default::default()
+        };
+        assert_eq!(guessed_shape(&transform(0, &[1.0, 2.0, 3.0], false)), None);
+        assert_eq!(guessed_shape(&transform(227, &[], false)), Some([3, 227, 227]));
+        assert_eq!(guessed_shape(&transform(8, &[104.0], false)), Some([3, 8, 8]));
+        assert_eq!(guessed_shape(&transform(8, &[1.0, 2.0], false)), Some([2, 8, 8]));
+        assert_eq!(guessed_shape(&transform(8, &[], true)), Some([1, 8, 8]));
+    }
+}
