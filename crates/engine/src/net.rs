@@ -313,7 +313,12 @@ impl Net {
 
     /// The shapes of the tops of layer `layer`.
     pub fn feed_shapes(&self, layer: usize) -> Vec<Shape> {
-        self.layers[layer].plan.tops.iter().map(|blob| self.blobs[*blob].shape.clone()).collect()
+        self.layers[layer]
+            .plan
+            .tops
+            .iter()
+            .map(|blob| self.blobs[*blob].shape.clone())
+            .collect()
     }
 
     /// Exchanges the values of top `top` of layer `layer` with `values`: feeding without a copy. `values` has to hold

@@ -35,7 +35,10 @@ impl SnapshotFiles {
             name.push(format!("_iter_{iteration}.{extension}"));
             PathBuf::from(name)
         };
-        Self { model: with("caffemodel"), state: with("solverstate") }
+        Self {
+            model: with("caffemodel"),
+            state: with("solverstate"),
+        }
     }
 }
 
@@ -48,20 +51,33 @@ pub fn check_prefix(prefix: &Path) -> Result<(), Error> {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    let error = |fact: String| Error::Path { path: folder.to_owned(), fact };
+    let error = |fact: String| Error::Path {
+        path: folder.to_owned(),
+        fact,
+    };
     if !folder.is_dir() {
-        return Err(error("snapshots go to this folder, which does not exist: create it or set snapshot_prefix".into()));
+        return Err(error(
+            "snapshots go to this folder, which does not exist: create it or set snapshot_prefix".into(),
+        ));
     }
     let probe = folder.join(format!(".sparknet-{}", std::process::id()));
     std::fs::write(&probe, b"")
         .and_then(|()| std::fs::remove_file(&probe))
-        .map_err(|cause| error(format!("snapshots cannot be written to this folder ({cause}): set snapshot_prefix")))
+        .map_err(|cause| {
+            error(format!(
+                "snapshots cannot be written to this folder ({cause}): set snapshot_prefix"
+            ))
+        })
 }
 
 /// What a worker holds beside the weights that all share. `agrees` is whether its weights are those of all.
 pub fn worker_state(solver: &Solver, positions_batches: Vec<u64>, agrees: bool) -> WorkerState {
     let net = solver.net();
-    let weight = if agrees { Vec::new() } else { arena_to_proto(net.params(), net.param_arena()).collect() };
+    let weight = if agrees {
+        Vec::new()
+    } else {
+        arena_to_proto(net.params(), net.param_arena()).collect()
+    };
     WorkerState {
         history: solver.histories_to_proto(),
         weight,
@@ -111,15 +127,25 @@ impl Resume {
     /// A file that cannot be read, or a run of another number of workers.
     pub fn read(path: &Path, workers: usize) -> Result<Self, Error> {
         let state: SolverState = binary::read_file(path)?;
-        let error = |fact: String| Error::Path { path: path.to_owned(), fact };
+        let error = |fact: String| Error::Path {
+            path: path.to_owned(),
+            fact,
+        };
         if state.learned_net().is_empty() && state.history.is_empty() {
-            return Err(error("this is no .solverstate: give the one beside the .caffemodel".to_owned()));
+            return Err(error(
+                "this is no .solverstate: give the one beside the .caffemodel".to_owned(),
+            ));
         }
         let found = state.worker.len();
         if found != 0 && found != workers {
-            return Err(error(format!("it is of a run with --workers {found}, not {workers}: give --workers {found}")));
+            return Err(error(format!(
+                "it is of a run with --workers {found}, not {workers}: give --workers {found}"
+            )));
         }
-        Ok(Self { path: path.to_owned(), state })
+        Ok(Self {
+            path: path.to_owned(),
+            state,
+        })
     }
 
     /// The seed that the run had.
@@ -129,7 +155,11 @@ impl Resume {
 
     /// How far worker `rank` is in its data.
     pub fn positions_batches(&self, rank: usize) -> Vec<u64> {
-        self.state.worker.get(rank).map(|worker| worker.data_position_batches.clone()).unwrap_or_default()
+        self.state
+            .worker
+            .get(rank)
+            .map(|worker| worker.data_position_batches.clone())
+            .unwrap_or_default()
     }
 
     /// The model beside the state: where the state says it is, or else in the state's own folder.
@@ -151,7 +181,10 @@ impl Resume {
         let Some(worker) = self.state.worker.get(rank) else {
             return Ok(());
         };
-        let error = |fact: String| Error::Path { path: self.path.clone(), fact };
+        let error = |fact: String| Error::Path {
+            path: self.path.clone(),
+            fact,
+        };
         if !worker.history.is_empty() {
             solver.restore_histories(&worker.history).map_err(error)?;
         }

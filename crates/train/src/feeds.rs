@@ -57,7 +57,10 @@ pub struct FeedOpener {
 impl FeedOpener {
     /// An opener for one net.
     pub fn new(settings: FeedSettings) -> Self {
-        Self { settings, readers: HashMap::new() }
+        Self {
+            settings,
+            readers: HashMap::new(),
+        }
     }
 
     fn open(
@@ -69,7 +72,15 @@ impl FeedOpener {
         rand_skip: usize,
         transform: &TransformSpec,
     ) -> Result<BatchReader, Error> {
-        let FeedSettings { folder, phase, rank, world, seed, positions_batches, max_batches } = &self.settings;
+        let FeedSettings {
+            folder,
+            phase,
+            rank,
+            world,
+            seed,
+            positions_batches,
+            max_batches,
+        } = &self.settings;
         let is_train = *phase == Phase::Train;
         Ok(BatchReader::open(BatchConfig {
             source: source.to_owned(),
@@ -107,9 +118,19 @@ impl FeedOpener {
             DataBackend::Lmdb => Backend::Lmdb,
             DataBackend::LevelDb => Backend::Leveldb,
         };
-        let reader = self.open(&source, backend, data.batch_size, data.prefetch, data.rand_skip, &data.transform)?;
+        let reader = self.open(
+            &source,
+            backend,
+            data.batch_size,
+            data.prefetch,
+            data.rand_skip,
+            &data.transform,
+        )?;
         let [channels, height, width] = reader.record_shape();
-        let mut shapes = vec![Shape::from([data.batch_size, channels, height, width]), Shape::from([data.batch_size])];
+        let mut shapes = vec![
+            Shape::from([data.batch_size, channels, height, width]),
+            Shape::from([data.batch_size]),
+        ];
         shapes.truncate(layer.tops.len());
         self.readers.insert(layer.name.clone(), reader);
         Ok(shapes)
@@ -120,7 +141,12 @@ impl FeedOpener {
     /// # Errors
     /// Data that cannot be opened any more.
     pub fn open_for(&mut self, net: &Net) -> Result<(), Error> {
-        for layer in net.spec().layers.iter().filter(|layer| matches!(layer.kind, LayerKind::Data(_))) {
+        for layer in net
+            .spec()
+            .layers
+            .iter()
+            .filter(|layer| matches!(layer.kind, LayerKind::Data(_)))
+        {
             self.open_layer(layer)?;
         }
         Ok(())
@@ -133,7 +159,10 @@ impl FeedOpener {
     pub fn finish(mut self, net: &Net) -> Result<Feeds, Error> {
         let mut feeds = Vec::new();
         for (layer, spec) in net.spec().layers.iter().enumerate() {
-            let no_data = |fact: String| Error::Feed { layer: spec.name.clone(), fact };
+            let no_data = |fact: String| Error::Feed {
+                layer: spec.name.clone(),
+                fact,
+            };
             let (reader, batch_size) = match &spec.kind {
                 LayerKind::Data(data) => match self.readers.remove(&spec.name) {
                     Some(reader) => (reader, data.batch_size),
@@ -165,7 +194,14 @@ impl FeedOpener {
                 _ => continue,
             };
             let (tops, batch) = (spec.tops.len(), Batch::default());
-            feeds.push(Feed { layer, tops, reader, batch, batch_size, taken_batches: 0 });
+            feeds.push(Feed {
+                layer,
+                tops,
+                reader,
+                batch,
+                batch_size,
+                taken_batches: 0,
+            });
         }
         for (feed, position) in feeds.iter_mut().zip(&self.settings.positions_batches) {
             feed.taken_batches = *position;
@@ -206,7 +242,11 @@ impl Feeds {
                     let spec = &net.spec().layers[feed.layer];
                     return Err(Error::Feed {
                         layer: spec.name.clone(),
-                        fact: format!("a batch has {} values where blob '{}' has another number", values.len(), spec.tops[top]),
+                        fact: format!(
+                            "a batch has {} values where blob '{}' has another number",
+                            values.len(),
+                            spec.tops[top]
+                        ),
                     });
                 }
             }

@@ -59,8 +59,16 @@ impl NetSource {
     /// A file that cannot be read or is no net.
     pub fn read(path: &Path, phase: Phase, stages: &Stages) -> Result<Self, Error> {
         let net = read_net(path)?;
-        let state = NetState { phase, level: stages.level, stages: stages.stages.clone() }.merge(net.state.as_ref());
-        Ok(Self { spec: NetSpec::from_proto(&net, state)?, folder: folder_of(path) })
+        let state = NetState {
+            phase,
+            level: stages.level,
+            stages: stages.stages.clone(),
+        }
+        .merge(net.state.as_ref());
+        Ok(Self {
+            spec: NetSpec::from_proto(&net, state)?,
+            folder: folder_of(path),
+        })
     }
 }
 
@@ -74,12 +82,24 @@ impl Job {
         let folder = folder_of(solver_path);
         let mut solver = SolverSpec::from_proto(&message)?;
         if solver.max_iter == 0 {
-            return Err(Error::Usage(format!("{}: max_iter is missing or 0", solver_path.display())));
+            return Err(Error::Usage(format!(
+                "{}: max_iter is missing or 0",
+                solver_path.display()
+            )));
         }
-        solver.weights = solver.weights.iter().map(|path| resolve(path, &folder).display().to_string()).collect();
+        solver.weights = solver
+            .weights
+            .iter()
+            .map(|path| resolve(path, &folder).display().to_string())
+            .collect();
         let train = train_net(&message, &folder, stages).map_err(|error| name_file(solver_path, error))?;
         let tests = test_nets(&message, &folder).map_err(|error| name_file(solver_path, error))?;
-        Ok(Self { solver, train, tests, solver_path: solver_path.to_owned() })
+        Ok(Self {
+            solver,
+            train,
+            tests,
+            solver_path: solver_path.to_owned(),
+        })
     }
 
     /// What snapshot files begin with, as Caffe has it: the solver's path without its extension where no prefix is
@@ -131,9 +151,16 @@ fn train_net(solver: &SolverParameter, folder: &Path, stages: &Stages) -> Result
             ));
         }
     };
-    let mut state = NetState { phase: Phase::Train, level: stages.level, stages: stages.stages.clone() };
+    let mut state = NetState {
+        phase: Phase::Train,
+        level: stages.level,
+        stages: stages.stages.clone(),
+    };
     state = state.merge(net.state.as_ref()).merge(solver.train_state.as_ref());
-    Ok(NetSource { spec: NetSpec::from_proto(&net, state)?, folder: net_folder })
+    Ok(NetSource {
+        spec: NetSpec::from_proto(&net, state)?,
+        folder: net_folder,
+    })
 }
 
 /// The test nets in Caffe's order: `test_net_param`, `test_net`, then `net_param` or `net` as often as there are
@@ -149,7 +176,9 @@ fn test_nets(solver: &SolverParameter, folder: &Path) -> Result<Vec<(NetSource, 
     let has_generic = solver.net.is_some() || solver.net_param.is_some();
     if solver.test_iter.len() < nets.len() && !solver.test_iter.is_empty() {
         let (given, wanted) = (solver.test_iter.len(), nets.len());
-        return Err(Error::Usage(format!("test_iter is given {given} times for {wanted} test nets: give one each")));
+        return Err(Error::Usage(format!(
+            "test_iter is given {given} times for {wanted} test nets: give one each"
+        )));
     }
     let left = if solver.test_iter.is_empty() {
         usize::from(nets.is_empty() && solver.test_interval() > 0)
@@ -158,9 +187,13 @@ fn test_nets(solver: &SolverParameter, folder: &Path) -> Result<Vec<(NetSource, 
     };
     if left > 0 && !has_generic {
         if solver.test_iter.is_empty() {
-            return Err(Error::Usage("test_interval is set, but there is no test net: set test_net".to_owned()));
+            return Err(Error::Usage(
+                "test_interval is set, but there is no test net: set test_net".to_owned(),
+            ));
         }
-        return Err(Error::Usage(format!("test_iter is given {left} times more than there are test nets")));
+        return Err(Error::Usage(format!(
+            "test_iter is given {left} times more than there are test nets"
+        )));
     }
     for _ in 0..left {
         nets.push(match &solver.net_param {
@@ -170,13 +203,26 @@ fn test_nets(solver: &SolverParameter, folder: &Path) -> Result<Vec<(NetSource, 
     }
     if !solver.test_state.is_empty() && solver.test_state.len() != nets.len() {
         let (given, wanted) = (solver.test_state.len(), nets.len());
-        return Err(Error::Usage(format!("test_state is given {given} times for {wanted} test nets: give one each")));
+        return Err(Error::Usage(format!(
+            "test_state is given {given} times for {wanted} test nets: give one each"
+        )));
     }
     let mut tests = Vec::with_capacity(nets.len());
     for (index, (net, net_folder)) in nets.into_iter().enumerate() {
-        let state = NetState::new(Phase::Test).merge(net.state.as_ref()).merge(solver.test_state.get(index));
-        let batches = solver.test_iter.get(index).and_then(|batches| u64::try_from(*batches).ok());
-        tests.push((NetSource { spec: NetSpec::from_proto(&net, state)?, folder: net_folder }, batches));
+        let state = NetState::new(Phase::Test)
+            .merge(net.state.as_ref())
+            .merge(solver.test_state.get(index));
+        let batches = solver
+            .test_iter
+            .get(index)
+            .and_then(|batches| u64::try_from(*batches).ok());
+        tests.push((
+            NetSource {
+                spec: NetSpec::from_proto(&net, state)?,
+                folder: net_folder,
+            },
+            batches,
+        ));
     }
     Ok(tests)
 }

@@ -81,7 +81,10 @@ impl RunSettings {
             job,
             workers: 1,
             threads: None,
-            sync: Sync::Average { tau: 10, history: HistoryPolicy::Keep },
+            sync: Sync::Average {
+                tau: 10,
+                history: HistoryPolicy::Keep,
+            },
             snapshot: None,
             weights: Vec::new(),
             allow_nan: false,
@@ -114,7 +117,17 @@ pub fn on_threads<T: Send>(threads: usize, work: impl FnOnce() -> Result<T, Erro
 /// # Errors
 /// Whatever ends the run, from the worker where it happened.
 pub fn run(settings: RunSettings, sink: &mut dyn Sink) -> Result<WorkerResult, Error> {
-    let RunSettings { job, workers, threads, sync, snapshot, mut weights, allow_nan, sync_timeout, control } = settings;
+    let RunSettings {
+        job,
+        workers,
+        threads,
+        sync,
+        snapshot,
+        mut weights,
+        allow_nan,
+        sync_timeout,
+        control,
+    } = settings;
     if workers == 0 {
         return Err(Error::Usage("--workers is 0: give at least 1".to_owned()));
     }
@@ -127,7 +140,11 @@ pub fn run(settings: RunSettings, sink: &mut dyn Sink) -> Result<WorkerResult, E
         weights = job.solver.weights.iter().map(PathBuf::from).collect();
     }
     let resume = snapshot.map(|path| Resume::read(&path, workers)).transpose()?;
-    let seed = job.solver.random_seed.or(resume.as_ref().and_then(Resume::run_seed)).unwrap_or_else(seed_from_clock);
+    let seed = job
+        .solver
+        .random_seed
+        .or(resume.as_ref().and_then(Resume::run_seed))
+        .unwrap_or_else(seed_from_clock);
     let worker_settings = WorkerSettings {
         job,
         resume,
@@ -155,7 +172,10 @@ pub fn run(settings: RunSettings, sink: &mut dyn Sink) -> Result<WorkerResult, E
                     .spawn_scoped(scope, move || {
                         on_threads(threads, move || run_worker(settings, sync, transport, sink))
                     })
-                    .map_err(|error| Error::Worker { rank, fact: format!("its thread cannot be started: {error}") })
+                    .map_err(|error| Error::Worker {
+                        rank,
+                        fact: format!("its thread cannot be started: {error}"),
+                    })
             })
             .collect();
         spawned
@@ -163,13 +183,19 @@ pub fn run(settings: RunSettings, sink: &mut dyn Sink) -> Result<WorkerResult, E
             .enumerate()
             .map(|(rank, worker)| {
                 worker?.join().unwrap_or_else(|_| {
-                    Err(Error::Worker { rank, fact: "it panicked; please report this as a bug".to_owned() })
+                    Err(Error::Worker {
+                        rank,
+                        fact: "it panicked; please report this as a bug".to_owned(),
+                    })
                 })
             })
             .collect::<Vec<Result<WorkerResult, Error>>>()
     });
     // The error of the worker where it happened says more than those of its peers.
-    if let Some(index) = results.iter().position(|r| r.as_ref().is_err_and(|error| !error.is_from_a_peer())) {
+    if let Some(index) = results
+        .iter()
+        .position(|r| r.as_ref().is_err_and(|error| !error.is_from_a_peer()))
+    {
         return results.swap_remove(index);
     }
     results.swap_remove(0)

@@ -67,7 +67,14 @@ impl Tester {
     ///
     /// # Errors
     /// As [`Net::new`]; data that is not there.
-    pub fn new(source: &NetSource, max_batches: Option<u64>, rank: usize, world: usize, seed: u64, train: Option<&Net>) -> Result<Self, Error> {
+    pub fn new(
+        source: &NetSource,
+        max_batches: Option<u64>,
+        rank: usize,
+        world: usize,
+        seed: u64,
+        train: Option<&Net>,
+    ) -> Result<Self, Error> {
         let feed = FeedSettings {
             folder: source.folder.clone(),
             phase: Phase::Test,
@@ -80,7 +87,10 @@ impl Tester {
         let mut opener = FeedOpener::new(feed.clone());
         let net = Net::new(source.spec.clone(), &mut opener, seed)?;
         if opener.finish(&net)?.is_empty() {
-            return Err(Error::Usage(format!("net '{}' has no data layer to test on: add one for phase TEST", net.name())));
+            return Err(Error::Usage(format!(
+                "net '{}' has no data layer to test on: add one for phase TEST",
+                net.name()
+            )));
         }
         let outputs = scalar_outputs(&net);
         Ok(Self {
@@ -101,7 +111,12 @@ impl Tester {
     ///
     /// # Errors
     /// Data that cannot be read, a label out of range, a worker that is gone.
-    pub fn run(&mut self, params: Option<&[f32]>, transport: &mut dyn Transport, progress: &mut dyn FnMut(u64)) -> Result<TestResult, Error> {
+    pub fn run(
+        &mut self,
+        params: Option<&[f32]>,
+        transport: &mut dyn Transport,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<TestResult, Error> {
         if let (Some(map), Some(params)) = (&self.params_from_train, params) {
             self.net.load_params(map, params);
         }
@@ -119,7 +134,10 @@ impl Tester {
         let mut opener = FeedOpener::new(self.feed.clone());
         opener.open_for(&self.net)?;
         let mut feeds = opener.finish(&self.net)?;
-        let mut part = Part { batches: Vec::new(), confusion: None };
+        let mut part = Part {
+            batches: Vec::new(),
+            confusion: None,
+        };
         let mut seen = 0;
         while let Some((records, index)) = feeds.fill(&mut self.net)? {
             self.net.forward()?;
@@ -127,7 +145,11 @@ impl Tester {
             for output in &self.outputs {
                 score_bits.extend(self.net.blob_data(output)?.iter().map(|value| value.to_bits()));
             }
-            part.batches.push(BatchScores { index, records: records as u64, score_bits });
+            part.batches.push(BatchScores {
+                index,
+                records: records as u64,
+                score_bits,
+            });
             self.count_predictions(&mut part.confusion)?;
             seen += records as u64;
             progress(seen);
@@ -136,7 +158,13 @@ impl Tester {
     }
 
     fn count_predictions(&self, confusion: &mut Option<ConfusionMatrix>) -> Result<(), Error> {
-        let Some(Predictions { scores, labels, axis, ignore_label }) = &self.predictions else {
+        let Some(Predictions {
+            scores,
+            labels,
+            axis,
+            ignore_label,
+        }) = &self.predictions
+        else {
             return Ok(());
         };
         let shape = self.net.blob_shape(scores)?;
@@ -146,14 +174,28 @@ impl Tester {
         let (outer, classes, inner) = (shape.count_to(axis), shape.dims()[axis], shape.count_from(axis + 1));
         let matrix = confusion.get_or_insert_with(|| ConfusionMatrix::new(classes));
         let (scores, labels) = (self.net.blob_data(scores)?, self.net.blob_data(labels)?);
-        Ok(count_predictions(scores, labels, outer, classes, inner, *ignore_label, matrix)?)
+        Ok(count_predictions(
+            scores,
+            labels,
+            outer,
+            classes,
+            inner,
+            *ignore_label,
+            matrix,
+        )?)
     }
 
     fn merge(&self, parts: Vec<Part>) -> Result<TestResult, Error> {
         let mut names = Vec::new();
         for output in &self.outputs {
             let count = self.net.blob_data(output).map_or(0, <[f32]>::len);
-            names.extend((0..count).map(|i| if count == 1 { output.clone() } else { format!("{output}[{i}]") }));
+            names.extend((0..count).map(|i| {
+                if count == 1 {
+                    output.clone()
+                } else {
+                    format!("{output}[{i}]")
+                }
+            }));
         }
         let mut confusion: Option<ConfusionMatrix> = None;
         let mut batches = Vec::new();
@@ -176,7 +218,10 @@ impl Tester {
         }
         Ok(TestResult {
             records,
-            scores: names.into_iter().zip(sums.into_iter().map(|sum| sum / records.max(1) as f64)).collect(),
+            scores: names
+                .into_iter()
+                .zip(sums.into_iter().map(|sum| sum / records.max(1) as f64))
+                .collect(),
             evaluation: confusion.map(|matrix| Evaluation::new(&matrix, None)),
         })
     }
@@ -186,7 +231,9 @@ impl Tester {
 fn scalar_outputs(net: &Net) -> Vec<String> {
     let is_score = |name: &String| {
         let of_score_layer = net.spec().layers.iter().any(|layer| {
-            layer.tops.contains(name) && (layer.kind.is_loss() && layer.tops.first() == Some(name) || matches!(layer.kind, LayerKind::Accuracy(_)))
+            layer.tops.contains(name)
+                && (layer.kind.is_loss() && layer.tops.first() == Some(name)
+                    || matches!(layer.kind, LayerKind::Accuracy(_)))
         });
         of_score_layer || net.blob_shape(name).is_ok_and(|shape| shape.num_axes() == 0)
     };
@@ -202,5 +249,10 @@ fn predictions_of(layer: &LayerSpec) -> Option<Predictions> {
     let [scores, labels] = &layer.bottoms[..] else {
         return None;
     };
-    Some(Predictions { scores: scores.clone(), labels: labels.clone(), axis, ignore_label })
+    Some(Predictions {
+        scores: scores.clone(),
+        labels: labels.clone(),
+        axis,
+        ignore_label,
+    })
 }

@@ -109,7 +109,13 @@ impl<'a> Worker<'a> {
         transport: Box<dyn Transport>,
         sink: Option<&'a mut dyn Sink>,
     ) -> Result<Self, Error> {
-        let WorkerSettings { job, resume, weights, seed, .. } = settings;
+        let WorkerSettings {
+            job,
+            resume,
+            weights,
+            seed,
+            ..
+        } = settings;
         let (rank, world) = (transport.rank(), transport.world());
         let mut opener = FeedOpener::new(FeedSettings {
             folder: job.train.folder.clone(),
@@ -117,7 +123,10 @@ impl<'a> Worker<'a> {
             rank,
             world,
             seed: *seed,
-            positions_batches: resume.as_ref().map(|resume| resume.positions_batches(rank)).unwrap_or_default(),
+            positions_batches: resume
+                .as_ref()
+                .map(|resume| resume.positions_batches(rank))
+                .unwrap_or_default(),
             max_batches: None,
         });
         let net = Net::new(job.train.spec.clone(), &mut opener, *seed)?;
@@ -232,13 +241,20 @@ impl<'a> Worker<'a> {
         let data_seconds = self.feeds.wait_seconds() - waited_before;
         let computed = Instant::now();
         let (_, gradients, _) = self.solver.arenas_mut();
-        self.strategy.after_backward(iteration, gradients, self.transport.as_mut())?;
+        self.strategy
+            .after_backward(iteration, gradients, self.transport.as_mut())?;
         let gradients_agreed = Instant::now();
         let lr = self.solver.apply_update();
         let updated = Instant::now();
         let (params, gradients, histories) = self.solver.arenas_mut();
-        let replica = Replica { params, gradients, histories: &mut histories.iter_mut().map(Vec::as_mut_slice) };
-        let round = self.strategy.after_update(iteration + 1, replica, self.transport.as_mut())?;
+        let replica = Replica {
+            params,
+            gradients,
+            histories: &mut histories.iter_mut().map(Vec::as_mut_slice),
+        };
+        let round = self
+            .strategy
+            .after_update(iteration + 1, replica, self.transport.as_mut())?;
         self.seconds.data += data_seconds;
         self.seconds.compute += (computed - started).as_secs_f64() - data_seconds;
         self.seconds.compute += (updated - gradients_agreed).as_secs_f64();
@@ -283,7 +299,10 @@ impl<'a> Worker<'a> {
             }));
         }
         if display {
-            let sum_loss: f32 = statuses.iter().map(|status| f32::from_bits(status.average_loss_bits)).sum();
+            let sum_loss: f32 = statuses
+                .iter()
+                .map(|status| f32::from_bits(status.average_loss_bits))
+                .sum();
             let training_seconds = self.started.elapsed().as_secs_f64() - self.paused_seconds;
             let (since, since_seconds) = *displayed;
             *displayed = (done, training_seconds);
@@ -359,7 +378,9 @@ impl<'a> Worker<'a> {
         let files = SnapshotFiles::new(&self.prefix, iteration);
         let mut written = Ok(());
         if rank == 0 {
-            let states = std::mem::take(&mut *lock(&self.settings.states)).into_values().collect();
+            let states = std::mem::take(&mut *lock(&self.settings.states))
+                .into_values()
+                .collect();
             written = checkpoint::write(&files, &self.solver, &self.average, states, self.settings.seed);
         }
         // Nobody goes on before the files are there; if they are not, worker 0 ends the run.
@@ -378,9 +399,16 @@ impl<'a> Worker<'a> {
     fn finish(&mut self) -> Result<(), Error> {
         let done = self.solver.iteration();
         let (params, gradients, histories) = self.solver.arenas_mut();
-        let replica = Replica { params, gradients, histories: &mut histories.iter_mut().map(Vec::as_mut_slice) };
+        let replica = Replica {
+            params,
+            gradients,
+            histories: &mut histories.iter_mut().map(Vec::as_mut_slice),
+        };
         let agreed_now = self.strategy.finish(done, replica, self.transport.as_mut())? == Round::Completed;
-        let is_written = self.last_snapshot.as_ref().is_some_and(|(iteration, _)| *iteration == done);
+        let is_written = self
+            .last_snapshot
+            .as_ref()
+            .is_some_and(|(iteration, _)| *iteration == done);
         if self.solver.spec().snapshot_after_train && (agreed_now || !is_written) {
             self.average.clear();
             self.average.extend_from_slice(self.solver.net().param_arena());
@@ -448,5 +476,9 @@ pub(crate) fn exchange<T: Serialize + for<'de> Deserialize<'de>>(
 ) -> Result<Vec<T>, Error> {
     let json = |error: serde_json::Error| Error::Usage(format!("a worker's message cannot be read: {error}"));
     let bytes = serde_json::to_vec(value).map_err(json)?;
-    transport.all_gather(&bytes)?.iter().map(|bytes| serde_json::from_slice(bytes).map_err(json)).collect()
+    transport
+        .all_gather(&bytes)?
+        .iter()
+        .map(|bytes| serde_json::from_slice(bytes).map_err(json))
+        .collect()
 }

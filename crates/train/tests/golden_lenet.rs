@@ -47,12 +47,19 @@ fn settings(max_iter: u64) -> RunSettings {
     job.solver.snapshot = 0;
     job.solver.snapshot_after_train = false;
     job.solver.test_initialization = false;
-    RunSettings { threads: Some(2), sync: Sync::AllReduce, ..RunSettings::new(job) }
+    RunSettings {
+        threads: Some(2),
+        sync: Sync::AllReduce,
+        ..RunSettings::new(job)
+    }
 }
 
 fn tensor(file: &SafeTensors<'_>, name: &str) -> Vec<f32> {
     let bytes = file.tensor(name).unwrap().data().to_vec();
-    bytes.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()
+    bytes
+        .chunks_exact(4)
+        .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()))
+        .collect()
 }
 
 /// Tolerances are relative to the largest loss, as those of all golden files.
@@ -82,9 +89,20 @@ fn golden_lenet_trains_as_in_caffe() {
     assert_losses(&recorder.losses[..50], &losses[..50], 1e-4);
     assert_losses(&recorder.losses, &losses, 1e-2);
     let scores = &result.tests[0].scores;
-    let (accuracy, loss) = (tensor(&trajectory, "test_accuracy_400")[0], tensor(&trajectory, "test_loss_400")[0]);
-    assert!((scores["accuracy"] - f64::from(accuracy)).abs() <= 0.005, "accuracy {}", scores["accuracy"]);
-    assert!((scores["loss"] - f64::from(loss)).abs() <= 0.01 * f64::from(loss), "loss {}", scores["loss"]);
+    let (accuracy, loss) = (
+        tensor(&trajectory, "test_accuracy_400")[0],
+        tensor(&trajectory, "test_loss_400")[0],
+    );
+    assert!(
+        (scores["accuracy"] - f64::from(accuracy)).abs() <= 0.005,
+        "accuracy {}",
+        scores["accuracy"]
+    );
+    assert!(
+        (scores["loss"] - f64::from(loss)).abs() <= 0.01 * f64::from(loss),
+        "loss {}",
+        scores["loss"]
+    );
 }
 
 #[test]

@@ -7,7 +7,10 @@ use setup::{Folder, PLAIN_NET, RANDOM_NET, bits, max_distance, record};
 use sparknet_sync::HistoryPolicy;
 use sparknet_train::{events::Event, run::Sync};
 
-const AVERAGE_1: Sync = Sync::Average { tau: 1, history: HistoryPolicy::Keep };
+const AVERAGE_1: Sync = Sync::Average {
+    tau: 1,
+    history: HistoryPolicy::Keep,
+};
 const MOMENTUM: &str = r#"base_lr: 0.05 lr_policy: "inv" gamma: 0.01 power: 0.75 momentum: 0.9 weight_decay: 0.001
     max_iter: 12 random_seed: 3 snapshot_after_train: false"#;
 const NO_MOMENTUM: &str = r#"base_lr: 0.05 lr_policy: "fixed" weight_decay: 0.001 max_iter: 12 random_seed: 3
@@ -25,7 +28,12 @@ fn allreduce_of_4_workers_is_one_worker_with_4_times_the_batch() {
     let distance = max_distance(&one, &four);
     assert!(distance < 1e-5, "weights differ by {distance}");
     // The comparison means something only if training moves the weights.
-    assert!(max_distance(&one, &params(40, 1, Sync::AllReduce, &MOMENTUM.replace("max_iter: 12", "max_iter: 1"))) > 1e-2);
+    assert!(
+        max_distance(
+            &one,
+            &params(40, 1, Sync::AllReduce, &MOMENTUM.replace("max_iter: 12", "max_iter: 1"))
+        ) > 1e-2
+    );
 }
 
 #[test]
@@ -39,28 +47,53 @@ fn averaging_every_iteration_without_momentum_is_one_worker_with_4_times_the_bat
 #[test]
 fn a_larger_tau_is_another_algorithm() {
     let one = params(40, 1, AVERAGE_1, NO_MOMENTUM);
-    let four = params(10, 4, Sync::Average { tau: 6, history: HistoryPolicy::Keep }, NO_MOMENTUM);
+    let four = params(
+        10,
+        4,
+        Sync::Average {
+            tau: 6,
+            history: HistoryPolicy::Keep,
+        },
+        NO_MOMENTUM,
+    );
     assert!(max_distance(&one, &four) > 1e-5);
 }
 
 #[test]
 fn history_policies_differ_with_momentum() {
     let with = |history| params(10, 3, Sync::Average { tau: 3, history }, MOMENTUM);
-    let (keep, average, reset) =
-        (with(HistoryPolicy::Keep), with(HistoryPolicy::Average), with(HistoryPolicy::Reset));
+    let (keep, average, reset) = (
+        with(HistoryPolicy::Keep),
+        with(HistoryPolicy::Average),
+        with(HistoryPolicy::Reset),
+    );
     assert!(max_distance(&keep, &average) > 1e-7 && max_distance(&keep, &reset) > 1e-4);
 }
 
 #[test]
 fn same_seed_same_weights_another_seed_others() {
-    for (workers, sync) in [(1, AVERAGE_1), (2, Sync::AllReduce), (3, Sync::Average { tau: 5, history: HistoryPolicy::Keep })] {
+    for (workers, sync) in [
+        (1, AVERAGE_1),
+        (2, Sync::AllReduce),
+        (
+            3,
+            Sync::Average {
+                tau: 5,
+                history: HistoryPolicy::Keep,
+            },
+        ),
+    ] {
         let run = |solver: &str| {
             let folder = Folder::new(10, RANDOM_NET, true, solver);
             bits(&record(folder.settings(workers, sync)).unwrap().0.params)
         };
         let first = run(MOMENTUM);
         assert_eq!(first, run(MOMENTUM), "{workers} workers");
-        assert_ne!(first, run(&MOMENTUM.replace("random_seed: 3", "random_seed: 4")), "{workers} workers");
+        assert_ne!(
+            first,
+            run(&MOMENTUM.replace("random_seed: 3", "random_seed: 4")),
+            "{workers} workers"
+        );
     }
 }
 

@@ -52,7 +52,10 @@ fn a_snapshot_of_another_number_of_workers_is_refused() {
     let mut settings = folder.settings(3, Sync::AllReduce);
     settings.snapshot = Some(folder.state(3));
     let error = record(settings).unwrap_err().to_string();
-    assert!(error.ends_with("it is of a run with --workers 2, not 3: give --workers 2"), "{error}");
+    assert!(
+        error.ends_with("it is of a run with --workers 2, not 3: give --workers 2"),
+        "{error}"
+    );
 }
 
 #[test]

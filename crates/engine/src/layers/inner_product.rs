@@ -122,7 +122,8 @@ impl Layer for InnerProduct {
         // After the product, as in Caffe: it is rounded once more.
         if self.spec.bias_term {
             let bias = &io.params[1];
-            top.par_chunks_mut(outputs).for_each(|row| kernels::axpy(1.0, bias, row));
+            top.par_chunks_mut(outputs)
+                .for_each(|row| kernels::axpy(1.0, bias, row));
         }
         Ok(())
     }

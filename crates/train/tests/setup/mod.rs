@@ -91,7 +91,10 @@ impl Folder {
             "#;
         fs::write(folder.path().join("net.prototxt"), net).unwrap();
         let prefix = folder.path().join("run");
-        let solver = format!("net: \"net.prototxt\" snapshot_prefix: \"{}\" {solver}", prefix.display());
+        let solver = format!(
+            "net: \"net.prototxt\" snapshot_prefix: \"{}\" {solver}",
+            prefix.display()
+        );
         fs::write(folder.path().join("solver.prototxt"), solver).unwrap();
         Self(folder)
     }
@@ -100,7 +103,12 @@ impl Folder {
     pub fn settings(&self, workers: usize, sync: Sync) -> RunSettings {
         let job = Job::read(&self.0.path().join("solver.prototxt"), &Stages::default()).unwrap();
         // One thread a worker: tests run beside each other.
-        RunSettings { workers, sync, threads: Some(workers), ..RunSettings::new(job) }
+        RunSettings {
+            workers,
+            sync,
+            threads: Some(workers),
+            ..RunSettings::new(job)
+        }
     }
 
     /// The `.solverstate` of an iteration.
