@@ -3,7 +3,7 @@
 mod golden;
 
 use golden::{Case, Stopped, difference, fill, param_range, run_all};
-use sparknet_engine::{Phase, Shape};
+use sparknet_engine::Shape;
 
 const TOLERANCE: f32 = 1e-5;
 
@@ -13,11 +13,7 @@ fn golden_layers() {
 }
 
 fn run(case: &Case) -> Result<Vec<String>, Stopped> {
-    let phase = match case.metadata("phase")? {
-        "TRAIN" => Phase::Train,
-        "TEST" => Phase::Test,
-        other => return Err(Stopped::Failed(format!("phase {other} does not exist"))),
-    };
+    let phase = case.phase()?;
     let known = [
         "bottom",
         "param",

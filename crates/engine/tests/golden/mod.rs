@@ -1,4 +1,5 @@
 //! Reads the files of `golden/`, builds their nets and compares tensors with Caffe's.
+#![allow(dead_code)] // Every test binary uses a part of it.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -49,14 +50,19 @@ impl From<SpecError> for Stopped {
     }
 }
 
+/// The project's folder.
+pub fn project() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// The folder of golden files: the project's, or the one that SPARKNET_GOLDEN names.
+pub fn golden() -> PathBuf {
+    project().join(env::var_os("SPARKNET_GOLDEN").unwrap_or("golden".into()))
+}
+
 /// Runs every case of a folder of golden files; panics with all that differ.
 pub fn run_all(folder: &str, run: impl Fn(&Case) -> Result<Vec<String>, Stopped>) {
-    let folder = env::var_os("SPARKNET_GOLDEN")
-        .map_or(
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden"),
-            PathBuf::from,
-        )
-        .join(folder);
+    let folder = golden().join(folder);
     let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
@@ -119,6 +125,15 @@ impl Case {
         self.tensors
             .iter()
             .filter_map(move |(name, tensor)| Some((name.strip_prefix(prefix)?.strip_prefix('/')?, tensor)))
+    }
+
+    /// The phase of the metadata.
+    pub fn phase(&self) -> Result<Phase, Stopped> {
+        match self.metadata("phase")? {
+            "TRAIN" => Ok(Phase::Train),
+            "TEST" => Ok(Phase::Test),
+            other => Err(Stopped::Failed(format!("phase {other} does not exist"))),
+        }
     }
 
     /// The net of the metadata `key`.
