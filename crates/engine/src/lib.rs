@@ -17,6 +17,7 @@ pub mod shape;
 pub mod snapshot;
 pub mod solver;
 pub mod spec;
+mod weights;
 
 pub use error::{Error, LayerError, SpecError};
 pub use net::{InputShapes, Net};

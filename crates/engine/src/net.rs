@@ -2,8 +2,6 @@
 
 use std::{collections::HashMap, mem, ops::Range};
 
-use sparknet_proto::caffe::{BlobProto, LayerParameter, NetParameter};
-
 use crate::{
     Error, LayerError, Phase, Shape,
     layer::{Backward, Blobs, Context, Forward, Layer, Params},
@@ -14,7 +12,7 @@ use crate::{
     spec::{LayerKind, LayerSpec, NetSpec},
 };
 
-pub use crate::params::Param;
+pub use crate::{params::Param, weights::ParamMap};
 
 /// Where a net asks for the shapes of data layers that only their data tell.
 pub trait InputShapes {
@@ -285,7 +283,7 @@ impl Net {
     }
 
     /// The shapes of a layer's parameter blobs.
-    fn layer_param_shapes(&self, layer: usize) -> impl Iterator<Item = (&Shape, Range<usize>)> {
+    pub(crate) fn layer_param_shapes(&self, layer: usize) -> impl Iterator<Item = (&Shape, Range<usize>)> {
         self.layers[layer]
             .params
             .iter()
@@ -512,114 +510,6 @@ impl Net {
             .find(|blob| self.data[blob.data].iter().any(|value| !value.is_finite()))?;
         Some(&self.spec.layers[bad.producer].name)
     }
-
-    /// Copies parameters from another net's arena by layer name, as a test net takes those of its train net.
-    ///
-    /// # Errors
-    /// A layer of the same name whose parameters have other shapes.
-    pub fn param_map_from(&self, other: &Net) -> Result<ParamMap, Error> {
-        let mut pairs = Vec::new();
-        for (index, spec) in self.spec.layers.iter().enumerate() {
-            let Some(source) = other.spec.layers.iter().position(|layer| layer.name == spec.name) else {
-                continue;
-            };
-            let (mine, theirs) = (self.layer_param_shapes(index), other.layer_param_shapes(source));
-            if self.layers[index].params.len() != other.layers[source].params.len() {
-                return Err(Error::Weights {
-                    layer: spec.name.clone(),
-                    fact: "the two nets' layers of that name have different numbers of parameter blobs".to_owned(),
-                });
-            }
-            for ((my_shape, my_range), (their_shape, their_range)) in mine.zip(theirs) {
-                if my_shape.count() != their_shape.count() {
-                    return Err(Error::Weights {
-                        layer: spec.name.clone(),
-                        fact: format!("one net has a blob of shape {their_shape}, the other {my_shape}"),
-                    });
-                }
-                pairs.push((their_range, my_range));
-            }
-        }
-        Ok(ParamMap { pairs })
-    }
-
-    /// Takes parameters from `arena`, which is laid out as that of the net that `map` comes from.
-    pub fn load_params(&mut self, map: &ParamMap, arena: &[f32]) {
-        for (theirs, mine) in &map.pairs {
-            self.param_arena[mine.clone()].copy_from_slice(&arena[theirs.clone()]);
-        }
-    }
-
-    /// Copies the weights of layers that `weights` has by the same name; other layers on either side are left alone.
-    /// Returns how many layers took weights.
-    ///
-    /// # Errors
-    /// Blobs of another number or shape.
-    pub fn copy_weights_from(&mut self, weights: &NetParameter) -> Result<usize, Error> {
-        let mut taken = 0;
-        for source in &weights.layer {
-            let Some(index) = self.spec.layers.iter().position(|layer| layer.name == source.name()) else {
-                continue;
-            };
-            if source.blobs.is_empty() && self.layers[index].params.is_empty() {
-                continue;
-            }
-            self.copy_layer_weights(index, source)?;
-            taken += 1;
-        }
-        Ok(taken)
-    }
-
-    fn copy_layer_weights(&mut self, index: usize, source: &LayerParameter) -> Result<(), Error> {
-        let error = |fact: String| Error::Weights {
-            layer: source.name().to_owned(),
-            fact,
-        };
-        let (found, wanted) = (source.blobs.len(), self.layers[index].params.len());
-        if found != wanted {
-            return Err(error(format!(
-                "the file has {found} blobs and the layer {wanted}: rename the layer to train it from scratch"
-            )));
-        }
-        for (blob, id) in source.blobs.iter().zip(&self.layers[index].params) {
-            let param = &self.params[*id];
-            if !blob_has_shape(blob, &param.shape) {
-                return Err(error(format!(
-                    "the file has a blob of shape {} and the layer one of {}: rename the layer to train it from scratch",
-                    blob_shape(blob),
-                    param.shape
-                )));
-            }
-            let target = &mut self.param_arena[param.range.clone()];
-            read_blob(blob, target).map_err(error)?;
-        }
-        Ok(())
-    }
-
-    /// The net with its weights, as a `.caffemodel` holds it. `params` and `gradients` are laid out as this net's.
-    pub fn to_proto(&self, params: &[f32], gradients: Option<&[f32]>) -> NetParameter {
-        let mut message = self.spec.to_proto();
-        for (layer, target) in self.layers.iter().zip(&mut message.layer) {
-            target.blobs = layer
-                .params
-                .iter()
-                .map(|id| &self.params[*id])
-                .map(|param| BlobProto {
-                    shape: Some(param.shape.to_proto()),
-                    data: params[param.range.clone()].to_vec(),
-                    diff: gradients.map_or_else(Vec::new, |gradients| gradients[param.range.clone()].to_vec()),
-                    ..Default::default()
-                })
-                .collect();
-        }
-        message
-    }
-}
-
-/// Which slices of one net's parameters are which of another's.
-#[derive(Clone, Debug)]
-pub struct ParamMap {
-    pairs: Vec<(Range<usize>, Range<usize>)>,
 }
 
 fn is_fed(spec: &LayerSpec) -> bool {
@@ -685,49 +575,4 @@ fn layer_error(spec: &LayerSpec, source: LayerError) -> Error {
         type_name: spec.type_name,
         source: Box::new(source),
     }
-}
-
-/// A blob message's shape; files from before N-D blobs have four extents instead.
-pub(crate) fn blob_shape(blob: &BlobProto) -> Shape {
-    match &blob.shape {
-        Some(shape) => Shape::from_proto(shape).unwrap_or_default(),
-        None => Shape::new(
-            [blob.num(), blob.channels(), blob.height(), blob.width()]
-                .iter()
-                .map(|dim| usize::try_from(*dim).unwrap_or(0))
-                .collect::<Vec<_>>(),
-        ),
-    }
-}
-
-/// Whether a blob message has `shape`; four legacy extents fit a shape of fewer axes with ones before it.
-fn blob_has_shape(blob: &BlobProto, shape: &Shape) -> bool {
-    let found = blob_shape(blob);
-    if blob.shape.is_some() {
-        return found == *shape;
-    }
-    let missing = 4usize.saturating_sub(shape.num_axes());
-    shape.num_axes() <= 4
-        && found.dims()[..missing].iter().all(|dim| *dim == 1)
-        && found.dims()[missing..] == *shape.dims()
-}
-
-/// Reads a blob message's values, which may be floats or doubles.
-pub(crate) fn read_blob(blob: &BlobProto, values: &mut [f32]) -> Result<(), String> {
-    let found = blob.data.len().max(blob.double_data.len());
-    if found != values.len() {
-        return Err(format!(
-            "the file has {found} values and the layer {}: the file is damaged",
-            values.len()
-        ));
-    }
-    if blob.double_data.is_empty() {
-        values.copy_from_slice(&blob.data);
-    } else {
-        values
-            .iter_mut()
-            .zip(&blob.double_data)
-            .for_each(|(value, double)| *value = *double as f32);
-    }
-    Ok(())
 }

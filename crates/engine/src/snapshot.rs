@@ -6,7 +6,8 @@ use sparknet_proto::caffe::{BlobProto, SolverState};
 
 use crate::{
     Error, Solver,
-    net::{Param, blob_shape, read_blob},
+    net::Param,
+    weights::{blob_shape, read_blob},
 };
 
 /// An arena as blobs, one a parameter.

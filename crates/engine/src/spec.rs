@@ -2,11 +2,15 @@
 //! those of one phase, stage and level, with typed parameters and every default filled in. No other module reads a
 //! parameter message.
 
+mod data_layers;
 mod kinds;
 mod solver;
+mod vision_layers;
 
+pub use data_layers::*;
 pub use kinds::*;
 pub use solver::*;
+pub use vision_layers::*;
 
 use sparknet_proto::caffe::{self, LayerParameter, NetParameter, NetStateRule};
 

@@ -35,24 +35,43 @@ fn run(case: &Case) -> Result<Vec<String>, Stopped> {
 
     let mut wrong = Vec::new();
     for (blob, Tensor { values, .. }) in case.under("out") {
-        wrong.extend(difference(&format!("out/{blob}"), net.blob_data(blob)?, values, TOLERANCE));
+        wrong.extend(difference(
+            &format!("out/{blob}"),
+            net.blob_data(blob)?,
+            values,
+            TOLERANCE,
+        ));
     }
     let norms: Vec<f32> = net
         .params()
         .iter()
         .map(|param| {
             let gradient = &net.gradient_arena()[param.range.clone()];
-            gradient.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt() as f32
+            gradient
+                .iter()
+                .map(|value| f64::from(*value).powi(2))
+                .sum::<f64>()
+                .sqrt() as f32
         })
         .collect();
-    let expected = case.tensors.get("grad_norm").ok_or(Stopped::Failed("it has no grad_norm".to_owned()))?;
+    let expected = case
+        .tensors
+        .get("grad_norm")
+        .ok_or(Stopped::Failed("it has no grad_norm".to_owned()))?;
     if norms.len() != expected.values.len() {
         let (found, expected) = (norms.len(), expected.values.len());
-        return Err(Stopped::Failed(format!("the net has {found} parameters, not {expected}")));
+        return Err(Stopped::Failed(format!(
+            "the net has {found} parameters, not {expected}"
+        )));
     }
     // Each norm by itself: those of early and late layers lie orders of magnitude apart.
     for (index, (found, expected)) in norms.iter().zip(&expected.values).enumerate() {
-        wrong.extend(difference(&format!("grad_norm of {index}"), &[*found], &[*expected], TOLERANCE));
+        wrong.extend(difference(
+            &format!("grad_norm of {index}"),
+            &[*found],
+            &[*expected],
+            TOLERANCE,
+        ));
     }
     for (index, Tensor { values, .. }) in case.under("grad_head") {
         let param = index.parse::<usize>().ok().and_then(|index| net.params().get(index));
@@ -64,9 +83,11 @@ fn run(case: &Case) -> Result<Vec<String>, Stopped> {
         // every order of summation.
         let gradient = &net.gradient_arena()[param.range.clone()];
         let largest = gradient.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
-        let far = |(found, expected): &(&f32, &f32)| !((*found - *expected).abs() <= TOLERANCE * largest);
-        if let Some((found, expected)) = gradient.iter().zip(values).find(far) {
-            wrong.push(format!("grad_head/{index} has {found} for {expected} (largest {largest:e})"));
+        let close = |(found, expected): (&f32, &f32)| (found - expected).abs() <= TOLERANCE * largest;
+        if let Some((found, expected)) = gradient.iter().zip(values).find(|pair| !close(*pair)) {
+            wrong.push(format!(
+                "grad_head/{index} has {found} for {expected} (largest {largest:e})"
+            ));
         }
     }
     Ok(wrong)
@@ -83,8 +104,14 @@ fn build(case: &Case) -> Result<Net, Stopped> {
         let Some((_, dims)) = INPUTS.iter().find(|(name, _)| *name == case.name) else {
             return Err(Stopped::Failed("nothing says how large its inputs are".to_owned()));
         };
-        for layer in spec.layers.iter_mut().filter(|layer| matches!(layer.kind, LayerKind::Data(_))) {
-            layer.kind = LayerKind::Input(InputSpec { shapes: vec![Shape::from(*dims), Shape::from([dims[0]])] });
+        for layer in spec
+            .layers
+            .iter_mut()
+            .filter(|layer| matches!(layer.kind, LayerKind::Data(_)))
+        {
+            layer.kind = LayerKind::Input(InputSpec {
+                shapes: vec![Shape::from(*dims), Shape::from([dims[0]])],
+            });
         }
     }
     Ok(Net::new(spec, &mut NoData, 1)?)
@@ -112,19 +139,31 @@ fn fill_params(net: &mut Net) {
             }
         };
         let values = &mut net.param_arena_mut()[param.range.clone()];
-        values.iter_mut().zip(0..).for_each(|(target, i)| *target = value(uniform(p as u64, i)));
+        values
+            .iter_mut()
+            .zip(0..)
+            .for_each(|(target, i)| *target = value(uniform(p as u64, i)));
     }
 }
 
 fn fill_inputs(net: &mut Net) -> Result<(), Stopped> {
     let data = net.blob_data_mut("data")?;
-    data.iter_mut().zip(0..).for_each(|(value, i)| *value = 2.0 * uniform(1 << 31, i) - 1.0);
-    let scores = net.spec().layers.iter().find(|layer| layer.type_name == "SoftmaxWithLoss");
+    data.iter_mut()
+        .zip(0..)
+        .for_each(|(value, i)| *value = 2.0 * uniform(1 << 31, i) - 1.0);
+    let scores = net
+        .spec()
+        .layers
+        .iter()
+        .find(|layer| layer.type_name == "SoftmaxWithLoss");
     let Some(scores) = scores.map(|layer| layer.bottoms[0].clone()) else {
         return Ok(());
     };
     let classes = net.blob_shape(&scores)?.dims()[1];
     let labels = net.blob_data_mut("label")?;
-    labels.iter_mut().enumerate().for_each(|(k, label)| *label = ((7 * k + 3) % classes) as f32);
+    labels
+        .iter_mut()
+        .enumerate()
+        .for_each(|(k, label)| *label = ((7 * k + 3) % classes) as f32);
     Ok(())
 }
