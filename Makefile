@@ -27,7 +27,8 @@ demo: build ## train LeNet on Fashion-MNIST for about half a minute and evaluate
 	$(SPARKNET) train --solver $(SOLVER) --workers $(WORKERS) --tau $(TAU)
 	$(SPARKNET) test --model $(MODEL) --weights $(WEIGHTS)
 
-test: deps ## run all tests
+test: deps ## run all tests (one of them trains on Fashion-MNIST)
+	@scripts/deps.sh dataset
 	cargo test --workspace --locked
 
 lint: deps ## check formatting and clippy's warnings
