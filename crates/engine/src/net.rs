@@ -2,6 +2,8 @@
 
 use std::{collections::HashMap, mem, ops::Range};
 
+use rayon::prelude::*;
+
 use crate::{
     Error, LayerError, Phase, Shape,
     layer::{Backward, Blobs, Context, Forward, Layer, Params},
@@ -13,6 +15,9 @@ use crate::{
 };
 
 pub use crate::{params::Param, weights::ParamMap};
+
+/// Values that a thread adds at a time where a blob's gradients are summed.
+const ADD_CHUNK: usize = 16 * 1024;
 
 /// Where a net asks for the shapes of data layers that only their data tell.
 pub trait InputShapes {
@@ -488,7 +493,8 @@ impl Net {
         for (i, blob) in layer.plan.bottoms.iter().enumerate() {
             if layer.plan.propagate_down[i] && layer.plan.accumulate[i] {
                 let sum = &mut self.diff[self.blobs[*blob].diff];
-                sum.iter_mut().zip(&lent[i]).for_each(|(sum, value)| *sum += value);
+                let chunks = sum.par_chunks_mut(ADD_CHUNK).zip(lent[i].par_chunks(ADD_CHUNK));
+                chunks.for_each(|(sum, values)| sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value));
                 self.scratch[scratch_used] = mem::take(&mut lent[i]);
                 scratch_used += 1;
             }
