@@ -99,7 +99,7 @@ pub struct NetSpec {
     pub state: NetState,
     /// Whether every layer runs its backward pass, down to the inputs.
     pub force_backward: bool,
-    /// Whether to print what Caffe's `debug_info` prints.
+    /// Caffe's `debug_info`; nothing prints it yet.
     pub debug_info: bool,
     /// The layers, in file order.
     pub layers: Vec<LayerSpec>,

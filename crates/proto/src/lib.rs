@@ -6,7 +6,7 @@
 //! ```no_run
 //! # fn main() -> Result<(), sparknet_proto::Error> {
 //! let solver = sparknet_proto::read_solver("models/lenet/solver.prototxt".as_ref())?;
-//! let net = sparknet_proto::read_net("models/lenet/train_test.prototxt".as_ref())?;
+//! let net = sparknet_proto::read_net("models/lenet/net.prototxt".as_ref())?;
 //! let weights = sparknet_proto::read_weights("lenet_iter_500.caffemodel".as_ref())?;
 //! # Ok(()) }
 //! ```

@@ -40,9 +40,9 @@ pub struct Start {
     pub workers: usize,
     /// Threads that each worker has.
     pub threads_per_worker: usize,
-    /// The strategy, in words: `average every 10 iterations`.
+    /// The strategy, in words: `average of weights every 10 iterations`.
     pub sync: String,
-    /// Records in a batch of one worker, over all its data layers' first one; 0 where there is none.
+    /// Records in a batch of one worker, of its first data layer; 0 where there is none.
     pub batch_size: usize,
     /// Records of the training data; 0 where there are no data layers.
     pub records: u64,

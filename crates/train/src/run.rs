@@ -94,7 +94,7 @@ impl RunSettings {
     }
 }
 
-/// The number of threads of a machine with `cores` cores that each of `workers` gets.
+/// The number of threads that each of `workers` gets: its share of `threads`, or of the machine's cores; at least one.
 pub fn threads_per_worker(threads: Option<usize>, workers: usize) -> usize {
     let cores = threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
     (cores / workers.max(1)).max(1)
