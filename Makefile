@@ -8,8 +8,9 @@ WEIGHTS = models/lenet/lenet_iter_$(shell sed -n 's/^max_iter: *//p' $(SOLVER)).
 WORKERS ?= 2
 TAU ?= 10
 FUZZ_SECONDS ?= 60
+BENCH ?=
 
-.PHONY: help deps build demo test lint fuzz clean
+.PHONY: help deps build demo test bench lint fuzz clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST)
@@ -30,6 +31,11 @@ demo: build ## train LeNet on Fashion-MNIST for about half a minute and evaluate
 test: deps ## run all tests (one of them trains on Fashion-MNIST)
 	@scripts/deps.sh dataset
 	cargo test --workspace --locked
+
+bench: build ## time training steps beside PyTorch's for an hour into bench/results/ (BENCH=--quick: minutes)
+	@test -x bench/.venv/bin/python || python3 -m venv bench/.venv
+	bench/.venv/bin/pip install --quiet -r bench/requirements.txt
+	bench/.venv/bin/python bench/compare.py $(BENCH)
 
 lint: deps ## check formatting and clippy's warnings
 	cargo fmt --all --check

@@ -51,7 +51,7 @@ Examples:
   sparknet time --model N --phase test --input-shape 3,32,32
 
 Times are medians. The arithmetic counts two operations for each multiply-add of Convolution and InnerProduct layers,
-forward and backward.";
+forward and backward. Layers share the time of the update by the number of their parameters.";
 
 #[derive(Clone, Copy, ValueEnum)]
 enum PhaseArg {
@@ -101,13 +101,14 @@ pub fn time(args: &Args) -> Outcome {
 }
 
 fn table(timing: &Timing) -> String {
-    let mut rows = vec![["layer", "type", "forward ms", "backward ms", "GFLOP/s"].map(str::to_owned)];
+    let mut rows = vec![["layer", "type", "forward ms", "backward ms", "update ms", "GFLOP/s"].map(str::to_owned)];
     for layer in &timing.layers {
         rows.push([
             layer.name.clone(),
             layer.type_name.to_owned(),
             format!("{:.3}", layer.forward_ms),
             format!("{:.3}", layer.backward_ms),
+            format!("{:.3}", layer.update_ms),
             if layer.gflop > 0.0 {
                 format!("{:.0}", layer.gflops)
             } else {
@@ -120,9 +121,10 @@ fn table(timing: &Timing) -> String {
         String::new(),
         format!("{:.3}", timing.forward_ms),
         format!("{:.3}", timing.backward_ms),
+        format!("{:.3}", timing.update_ms),
         format!("{:.0}", timing.gflops),
     ]);
-    let widths: Vec<usize> = (0..5)
+    let widths: Vec<usize> = (0..6)
         .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
         .collect();
     let mut lines: Vec<String> = rows
@@ -141,12 +143,10 @@ fn table(timing: &Timing) -> String {
         threads,
         iterations,
         step_ms,
-        update_ms,
         images_per_s,
         gflop,
         ..
     } = timing;
-    lines.push(format!("update {update_ms:.3} ms"));
     lines.push(format!(
         "{net}, batch {batch}, {threads} threads, median of {iterations}: {step_ms:.3} ms a step, \
          {images_per_s:.0} images/s, {gflop:.3} GFLOP a step"

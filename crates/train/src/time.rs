@@ -66,11 +66,13 @@ pub struct Timing {
     pub gflop: f64,
     /// `gflop` a second.
     pub gflops: f64,
+    /// Values of all parameters.
+    pub parameters: usize,
     /// The layers, in the net's order.
     pub layers: Vec<LayerTiming>,
 }
 
-/// How long a layer takes.
+/// How long a layer takes. The medians of the layers need not add up to those of the net.
 #[derive(Clone, Debug, Serialize)]
 pub struct LayerTiming {
     /// The layer's name.
@@ -78,14 +80,25 @@ pub struct LayerTiming {
     /// The layer's type.
     #[serde(rename = "type")]
     pub type_name: &'static str,
+    /// The shapes of its tops.
+    pub top_shapes: Vec<Vec<usize>>,
+    /// The three below together.
+    pub step_ms: f64,
     /// Its forward pass.
     pub forward_ms: f64,
     /// Its backward pass.
     pub backward_ms: f64,
+    /// Its share of [`Timing::update_ms`]. The update is one pass over all parameters whatever their layer, so the share
+    /// is that of its parameters.
+    pub update_ms: f64,
+    /// Records a second, if the net were this layer alone.
+    pub images_per_s: f64,
     /// As [`Timing::gflop`].
     pub gflop: f64,
-    /// `gflop` a second of the layer's own time.
+    /// `gflop` a second of `step_ms`.
     pub gflops: f64,
+    /// Values of its parameters. Parameters that several layers share count for the first of them.
+    pub parameters: usize,
 }
 
 /// Times a net.
@@ -149,40 +162,60 @@ fn time_net(spec: NetSpec, iterations: u64, threads: usize) -> Result<Timing, Er
         keep(&mut step_ms, ms_since(start));
     }
 
-    let spec = solver.net().spec();
-    let layers = spec
-        .layers
-        .iter()
-        .enumerate()
-        .map(|(index, layer)| {
-            let (forward_ms, backward_ms) = (median(&mut forward_ms[index]), median(&mut backward_ms[index]));
-            let gflop = work.gflop(index, trains);
-            LayerTiming {
-                name: layer.name.clone(),
-                type_name: layer.type_name,
-                forward_ms,
-                backward_ms,
-                gflop,
-                gflops: a_second(gflop, forward_ms + backward_ms),
-            }
-        })
-        .collect::<Vec<_>>();
+    let update_ms = median(&mut update_ms);
+    let net = solver.net();
+    let parameters = layer_parameters(net);
+    let sum_parameters: usize = parameters.iter().sum();
+    let mut layers = Vec::with_capacity(num_layers);
+    for (index, layer) in net.spec().layers.iter().enumerate() {
+        let (forward_ms, backward_ms) = (median(&mut forward_ms[index]), median(&mut backward_ms[index]));
+        let update_ms = update_ms * parameters[index] as f64 / sum_parameters.max(1) as f64;
+        let step_ms = forward_ms + backward_ms + update_ms;
+        let gflop = work.gflop(index, trains);
+        let mut top_shapes = Vec::with_capacity(layer.tops.len());
+        for top in &layer.tops {
+            top_shapes.push(net.blob_shape(top)?.dims().to_vec());
+        }
+        layers.push(LayerTiming {
+            name: layer.name.clone(),
+            type_name: layer.type_name,
+            top_shapes,
+            step_ms,
+            forward_ms,
+            backward_ms,
+            update_ms,
+            images_per_s: a_second(batch as f64, step_ms),
+            gflop,
+            gflops: a_second(gflop, step_ms),
+            parameters: parameters[index],
+        });
+    }
     let step_ms = median(&mut step_ms);
     let gflop = layers.iter().map(|layer| layer.gflop).sum();
     Ok(Timing {
-        net: spec.name.clone(),
+        net: net.spec().name.clone(),
         batch,
         threads,
         iterations,
         step_ms,
         forward_ms: median(&mut sum_forward_ms),
         backward_ms: median(&mut sum_backward_ms),
-        update_ms: median(&mut update_ms),
+        update_ms,
         images_per_s: a_second(batch as f64, step_ms),
         gflop,
         gflops: a_second(gflop, step_ms),
+        parameters: sum_parameters,
         layers,
     })
+}
+
+/// How many values of the parameter arena each layer brings.
+fn layer_parameters(net: &Net) -> Vec<usize> {
+    let mut counts = vec![0; net.spec().layers.len()];
+    for param in net.params() {
+        counts[param.layer] += param.range.len();
+    }
+    counts
 }
 
 fn ms_since(start: Instant) -> f64 {

@@ -157,6 +157,26 @@ fn time_counts_the_arithmetic_of_a_step() {
     let layers = timing["layers"].as_array().unwrap();
     let names: Vec<&str> = layers.iter().map(|layer| layer["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["data", "conv", "relu", "ip", "loss"]);
+    for layer in [&layers[1], &layers[3]] {
+        for field in [
+            "step_ms",
+            "forward_ms",
+            "backward_ms",
+            "update_ms",
+            "images_per_s",
+            "gflops",
+        ] {
+            assert!(layer[field].as_f64().unwrap() > 0.0, "{field}: {layer}");
+        }
+    }
+    let parameters: Vec<u64> = layers
+        .iter()
+        .map(|layer| layer["parameters"].as_u64().unwrap())
+        .collect();
+    assert_eq!(parameters, [0, 4 * 25 + 4, 0, 576 * 10 + 10, 0]);
+    assert_eq!(timing["parameters"], parameters.iter().sum::<u64>());
+    assert_eq!(layers[0]["top_shapes"].to_string(), "[[8,1,28,28],[8]]");
+    assert_eq!(layers[3]["top_shapes"].to_string(), "[[8,10]]");
     // Two passes of conv, which has no gradient to hand down, and three of ip.
     let (conv, ip) = (2.0 * 8.0 * (4.0 * 12.0 * 12.0 * 25.0), 2.0 * 8.0 * 576.0 * 10.0);
     let close = |value: &Value, flop: f64| (value.as_f64().unwrap() * 1e9 - flop).abs() < 1.0;
