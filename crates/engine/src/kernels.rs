@@ -19,6 +19,7 @@ use rayon::prelude::*;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod indexed;
 mod pack;
 mod portable;
 mod vector;
@@ -26,6 +27,8 @@ mod vector;
 #[cfg(test)]
 mod tests;
 
+use indexed::IndexedTile;
+pub use indexed::{Indexed, PackedRows, Runs, gemm_indexed, gemm_indexed_rows};
 use pack::Lanes;
 use vector::MatrixVector;
 pub use vector::{axpy, dot, sum_of_squares};
@@ -189,6 +192,8 @@ impl<'a> Matrix<'a> {
 pub struct Workspace {
     a: Vec<CacheLine>,
     b: Vec<CacheLine>,
+    /// A tile that cannot be written where it belongs in one go.
+    c: Vec<CacheLine>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -222,9 +227,11 @@ struct Tile {
     /// Columns of `c`, 1 to the kernel's.
     columns: usize,
     accumulate: bool,
+    /// A number for each row that is added last, or null.
+    bias: *const f32,
 }
 
-/// What an instruction set brings: the size of its tile and three functions, which all need that set.
+/// What an instruction set brings: the size of its tile and five functions, which all need that set.
 struct Kernel {
     rows: usize,
     columns: usize,
@@ -245,6 +252,16 @@ struct Kernel {
     /// # Safety
     /// The processor has the set.
     pack_b: unsafe fn(Lanes<'_>, &mut [f32]),
+    /// As `tile`, with `a` read where it lies.
+    ///
+    /// # Safety
+    /// As `tile`; the sum of any two of the offsets is within `a`.
+    tile_indexed: unsafe fn(IndexedTile),
+    /// Packs one panel from `data`, row and column offsets: a step for each row, at most `columns` columns.
+    ///
+    /// # Safety
+    /// The processor has the set; the sum of any two of the offsets is within the data; the panel has room.
+    pack_indexed: unsafe fn(*const f32, &[usize], &[usize], *mut f32),
 }
 
 impl Kernel {
@@ -546,6 +563,7 @@ impl Block<'_> {
                         rows: kernel.rows.min(self.rows - row),
                         columns: kernel.columns.min(self.columns - column),
                         accumulate: self.accumulate,
+                        bias: std::ptr::null(),
                     });
                 }
             }

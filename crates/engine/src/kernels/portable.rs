@@ -1,5 +1,6 @@
 //! The kernel in plain Rust, which the compiler vectorises for whatever every processor of the target has.
 
+use super::indexed::{self, IndexedTile};
 use super::pack::{self, Lanes};
 use super::{Kernel, Tile};
 
@@ -15,6 +16,8 @@ pub(super) static KERNEL: Kernel = Kernel {
     tile,
     pack_a,
     pack_b,
+    tile_indexed,
+    pack_indexed: indexed::pack_plain::<COLUMNS>,
 };
 
 /// # Safety
@@ -25,6 +28,33 @@ unsafe fn tile(tile: Tile) {
     // SAFETY: `b` holds `COLUMNS` floats for each step.
     let b = unsafe { std::slice::from_raw_parts(tile.b, (tile.depth - 1) * tile.b_stride + COLUMNS) };
     let sums = sums(a, b, tile.b_stride);
+    for (row, sums) in sums.iter().enumerate().take(tile.rows) {
+        // SAFETY: the row lies within c and is ours.
+        let c = unsafe { std::slice::from_raw_parts_mut(tile.c.add(row * tile.ldc), tile.columns) };
+        for (c, sum) in c.iter_mut().zip(sums) {
+            *c = if tile.accumulate { *c + sum } else { *sum };
+        }
+        if !tile.bias.is_null() {
+            // SAFETY: there is one for each row.
+            let bias = unsafe { *tile.bias.add(row) };
+            c.iter_mut().for_each(|c| *c += bias);
+        }
+    }
+}
+
+/// # Safety
+/// As [`Kernel::tile_indexed`].
+unsafe fn tile_indexed(tile: IndexedTile) {
+    // SAFETY: `b` holds `COLUMNS` floats for each step.
+    let b = unsafe { std::slice::from_raw_parts(tile.b, (tile.depth - 1) * tile.b_stride + COLUMNS) };
+    let mut sums = [[0.0; COLUMNS]; ROWS];
+    for (step, b) in b.chunks(tile.b_stride).enumerate() {
+        for (row, sums) in sums.iter_mut().enumerate().take(tile.rows) {
+            // SAFETY: there is an offset for each row and each step, and their sum is within `a`.
+            let a = unsafe { *tile.a.add(*tile.row_offsets.add(row) + *tile.step_offsets.add(step)) };
+            sums.iter_mut().zip(b).for_each(|(sum, b)| *sum += a * b);
+        }
+    }
     for (row, sums) in sums.iter().enumerate().take(tile.rows) {
         // SAFETY: the row lies within c and is ours.
         let c = unsafe { std::slice::from_raw_parts_mut(tile.c.add(row * tile.ldc), tile.columns) };

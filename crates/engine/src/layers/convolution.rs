@@ -1,7 +1,9 @@
 //! Convolution: `y[o] = bias[o] + Σ_c weight[o, c] ⋆ x[c]` over any number of spatial axes, channels in groups.
 //!
-//! Each image's patches become the columns of a matrix (im2col), so that the convolution is one matrix product a group:
-//! Chellapilla, Puri and Simard: High performance convolutional neural networks for document processing (2006).
+//! Each image's patches are the columns of a matrix, so that the convolution is one matrix product a group:
+//! Chellapilla, Puri and Simard: High performance convolutional neural networks for document processing (2006). The
+//! matrix is never written out (see [`Correlation`]). With a stride of 1 the gradient of the bottom is a convolution,
+//! too, of the top's gradient with the weights turned round; otherwise it is summed up from its patches (col2im).
 //!
 //! ```prototxt
 //! layer {
@@ -12,16 +14,20 @@
 
 use rayon::prelude::*;
 
+mod correlation;
+
+use correlation::{Buffers, Correlation};
+
 use super::patches::Patches;
 use crate::{
     LayerError, Shape,
-    kernels::{self, Matrix, Workspace},
+    kernels::{self, Indexed, Matrix, PackedRows},
     layer::{Backward, Forward, Layer, ParamBlob},
     spec::ConvolutionSpec,
 };
 
-/// Weights that a thread sums at a time.
-const CHUNK: usize = 16 * 1024;
+/// Output channels whose weights' gradients a thread sums up at a time: what a line of cache holds.
+const OUTPUTS: usize = 16;
 
 /// Convolves every bottom to the top at its place, all with the same weights.
 pub struct Convolution {
@@ -29,15 +35,18 @@ pub struct Convolution {
     geometry: Geometry,
     /// One for each part of the images, and each part is one thread's.
     parts: Vec<Part>,
+    /// The weights as a pass needs them, one for each group.
+    packed: Vec<PackedRows>,
 }
 
 /// What one part of the images is computed with.
 #[derive(Default)]
 struct Part {
-    /// More than one where the images are too few for all threads, which then share each product.
-    workspaces: Vec<Workspace>,
-    /// (c, kernel…) × (output…): the patches of one image, or their gradient.
+    forward: Buffers,
+    backward: Buffers,
+    /// (c, kernel…) × (output…): the gradient of the patches of one image.
     columns: Vec<f32>,
+    /// Transposed: (group, c of a group, kernel…, num_output of a group).
     weight_diff: Vec<f32>,
     bias_diff: Vec<f32>,
 }
@@ -51,6 +60,18 @@ struct Geometry {
     group: usize,
     weight_shape: Shape,
     patches: Patches,
+    /// From bottom to top.
+    forward: Correlation,
+    /// From the top's gradient to the bottom's.
+    backward: Option<Transposed>,
+}
+
+/// The convolution that takes the gradient of the top to that of the bottom.
+struct Transposed {
+    correlation: Correlation,
+    /// Where the weights of a group are found for each of its channels, and for each (num_output of a group, kernel…).
+    channel_offsets: Vec<usize>,
+    tap_offsets: Vec<usize>,
 }
 
 impl Convolution {
@@ -60,6 +81,7 @@ impl Convolution {
             spec: spec.clone(),
             geometry: Geometry::default(),
             parts: Vec::new(),
+            packed: Vec::new(),
         }
     }
 
@@ -71,8 +93,8 @@ impl Convolution {
             self.parts.resize_with(parts, Part::default);
         }
         for part in &mut self.parts[..parts] {
-            part.workspaces.resize_with(workspaces, Workspace::default);
-            part.columns.resize(self.geometry.columns_count(), 0.0);
+            part.forward.workspaces.resize_with(workspaces, Default::default);
+            part.backward.workspaces.resize_with(workspaces, Default::default);
         }
         let images_per_part = images.div_ceil(parts).max(1);
         (images.div_ceil(images_per_part), images_per_part)
@@ -101,14 +123,12 @@ impl Convolution {
                 part.weight_diff.resize(geometry.weight_shape.count(), 0.0);
                 part.bias_diff.clear();
                 part.bias_diff.resize(geometry.num_output, 0.0);
-                let images = x
-                    .chunks_exact(geometry.bottom_count())
-                    .zip(dy.chunks_exact(geometry.top_count()));
-                for (image, (x, dy)) in images.enumerate() {
-                    if wants_weight {
-                        geometry.backward_weight(part, x, dy, image > 0);
-                    }
-                    if wants_bias {
+                if wants_weight {
+                    let correlation = &geometry.forward;
+                    correlation.weight_diff(&mut part.forward, x, dy, &mut part.weight_diff);
+                }
+                if wants_bias {
+                    for dy in dy.chunks_exact(geometry.top_count()) {
                         let channels = dy.chunks_exact(geometry.patches.output_count);
                         part.bias_diff
                             .iter_mut()
@@ -118,10 +138,16 @@ impl Convolution {
                 }
             });
         if wants_weight {
-            let chunks = io.param_diff.get_mut(0).par_chunks_mut(CHUNK).enumerate();
-            chunks.for_each(|(chunk, diff)| {
-                for part in parts.iter() {
-                    add(diff, &part.weight_diff[chunk * CHUNK..]);
+            let (rows, columns) = geometry.group_matrix();
+            let outputs = io.param_diff.get_mut(0).par_chunks_mut(OUTPUTS * columns).enumerate();
+            outputs.for_each(|(chunk, diff)| {
+                for (i, diff) in diff.chunks_exact_mut(columns).enumerate() {
+                    let output = chunk * OUTPUTS + i;
+                    let start = output / rows * rows * columns + output % rows;
+                    for part in parts.iter() {
+                        let sums = part.weight_diff[start..].iter().step_by(rows);
+                        diff.iter_mut().zip(sums).for_each(|(diff, sum)| *diff += sum);
+                    }
                 }
             });
         }
@@ -137,6 +163,10 @@ impl Convolution {
         let (used, images) = self.prepare(io.context.threads);
         let geometry = &self.geometry;
         let weight = &io.params[0];
+        if let Some(transposed) = &geometry.backward {
+            transposed.pack(weight, geometry.group, &mut self.packed);
+        }
+        let packed = &self.packed;
         let bottom_diff = io.bottom_diff[i].par_chunks_mut(images * geometry.bottom_count());
         let top_diff = io.top_diff.get(i).par_chunks(images * geometry.top_count());
         let parts = self.parts[..used]
@@ -145,6 +175,10 @@ impl Convolution {
             .zip(top_diff)
             .with_max_len(1);
         parts.for_each(|((part, dx), dy)| {
+            if let Some(Transposed { correlation, .. }) = &geometry.backward {
+                return correlation.run(&mut part.backward, packed, None, dy, dx);
+            }
+            part.columns.resize(geometry.columns_count(), 0.0);
             let images = dx
                 .chunks_exact_mut(geometry.bottom_count())
                 .zip(dy.chunks_exact(geometry.top_count()));
@@ -176,6 +210,7 @@ impl Layer for Convolution {
             });
         }
         self.geometry = geometry;
+        self.parts.clear();
         Ok(vec![top; bottom.len()])
     }
 
@@ -198,17 +233,15 @@ impl Layer for Convolution {
     fn forward(&mut self, io: &mut Forward<'_>) -> Result<(), LayerError> {
         let (used, images) = self.prepare(io.context.threads);
         let geometry = &self.geometry;
-        let weight = &io.params[0];
+        geometry.pack(&io.params[0], &mut self.packed);
+        let packed = &self.packed;
         let bias = self.spec.bias_term.then(|| &io.params[1]);
         for (i, top) in io.top.iter_mut().enumerate() {
             let bottom = io.bottom.get(i).par_chunks(images * geometry.bottom_count());
             let top = top.par_chunks_mut(images * geometry.top_count());
             let parts = self.parts[..used].par_iter_mut().zip(bottom).zip(top).with_max_len(1);
             parts.for_each(|((part, x), y)| {
-                let images = x
-                    .chunks_exact(geometry.bottom_count())
-                    .zip(y.chunks_exact_mut(geometry.top_count()));
-                images.for_each(|(x, y)| geometry.forward_image(part, weight, bias, x, y));
+                geometry.forward.run(&mut part.forward, packed, bias, x, y);
             });
         }
         Ok(())
@@ -258,6 +291,8 @@ impl Geometry {
                 num_output: spec.num_output,
                 group: spec.group,
                 weight_shape,
+                forward: Correlation::new(&patches, channels, spec.num_output, spec.group, images),
+                backward: Transposed::new(&patches, channels, spec, images),
                 patches,
             },
             top,
@@ -292,60 +327,19 @@ impl Geometry {
 
     /// The fewest channels that a thread takes: all of them where each thread has images of its own.
     fn min_channels(&self, part: &Part) -> usize {
-        if part.workspaces.len() > 1 { 1 } else { self.channels }
-    }
-
-    /// The columns of image `x`: itself, or its patches, written to the part.
-    fn columns<'a>(&self, x: &'a [f32], columns: &'a mut [f32], min_channels: usize) -> &'a [f32] {
-        let patches = &self.patches;
-        if patches.is_identity {
-            return x;
-        }
-        let columns_of = columns.par_chunks_mut(patches.kernel_count * patches.output_count);
-        let channels = x
-            .par_chunks(patches.input_count)
-            .zip(columns_of)
-            .with_min_len(min_channels);
-        channels.for_each(|(x, columns)| patches.im2col(x, columns));
-        columns
-    }
-
-    /// y = weight · columns(x) + bias for one image.
-    fn forward_image(&self, part: &mut Part, weight: &[f32], bias: Option<&[f32]>, x: &[f32], y: &mut [f32]) {
-        let min_channels = self.min_channels(part);
-        let columns = self.columns(x, &mut part.columns, min_channels);
-        let (m, k) = self.group_matrix();
-        let n = self.patches.output_count;
-        for group in 0..self.group {
-            let a = Matrix::row_major(&weight[group * m * k..][..m * k], k);
-            let b = Matrix::row_major(&columns[group * k * n..][..k * n], n);
-            multiply(
-                &mut part.workspaces,
-                [m, n, k],
-                a,
-                b,
-                &mut y[group * m * n..][..m * n],
-                false,
-            );
-        }
-        // After the product, as in Caffe: it is rounded once more.
-        if let Some(bias) = bias {
-            let channels = y.chunks_exact_mut(n).zip(bias);
-            channels.for_each(|(y, bias)| y.iter_mut().for_each(|y| *y += bias));
+        if part.backward.workspaces.len() > 1 {
+            1
+        } else {
+            self.channels
         }
     }
 
-    /// weight_diff = dy · columns(x)ᵀ for one image, or adds it.
-    fn backward_weight(&self, part: &mut Part, x: &[f32], dy: &[f32], accumulate: bool) {
-        let min_channels = self.min_channels(part);
-        let columns = self.columns(x, &mut part.columns, min_channels);
-        let (m, n) = self.group_matrix();
-        let k = self.patches.output_count;
-        for group in 0..self.group {
-            let a = Matrix::row_major(&dy[group * m * k..][..m * k], k);
-            let b = Matrix::row_major(&columns[group * n * k..][..n * k], k).transposed();
-            let c = &mut part.weight_diff[group * m * n..][..m * n];
-            multiply(&mut part.workspaces, [m, n, k], a, b, c, accumulate);
+    /// Packs the weights as the forward pass needs them.
+    fn pack(&self, weight: &[f32], packed: &mut Vec<PackedRows>) {
+        let (rows, columns) = self.group_matrix();
+        packed.resize_with(self.group, PackedRows::default);
+        for (packed, weight) in packed.iter_mut().zip(weight.chunks_exact(rows * columns)) {
+            packed.pack(Matrix::row_major(weight, columns), rows, columns);
         }
     }
 
@@ -362,7 +356,7 @@ impl Geometry {
                 &mut part.columns
             };
             let c = &mut columns[group * m * n..][..m * n];
-            multiply(&mut part.workspaces, [m, n, k], a, b, c, false);
+            kernels::gemm_parallel(&mut part.backward.workspaces, m, n, k, a, b, c, n, false);
         }
         let patches = &self.patches;
         if !patches.is_identity {
@@ -377,10 +371,33 @@ impl Geometry {
     }
 }
 
-/// c = a · b (+ c) with shape [m, n, k], on as many threads as there are workspaces.
-fn multiply(workspaces: &mut [Workspace], shape: [usize; 3], a: Matrix, b: Matrix, c: &mut [f32], accumulate: bool) {
-    let [m, n, k] = shape;
-    kernels::gemm_parallel(workspaces, m, n, k, a, b, c, n, accumulate);
+impl Transposed {
+    /// `None` where the patches cannot be slid over the top.
+    fn new(patches: &Patches, channels: usize, spec: &ConvolutionSpec, images: usize) -> Option<Self> {
+        let correlation = Correlation::new(&patches.transposed()?, spec.num_output, channels, spec.group, images);
+        let kernel = patches.kernel_count;
+        let columns = channels / spec.group * kernel;
+        let outputs = 0..spec.num_output / spec.group;
+        Some(Self {
+            correlation,
+            channel_offsets: (0..channels / spec.group).map(|channel| channel * kernel).collect(),
+            tap_offsets: outputs
+                .flat_map(|output| (0..kernel).rev().map(move |tap| output * columns + tap))
+                .collect(),
+        })
+    }
+
+    /// Packs the weights, turned round: row c, column (num_output, kernel…).
+    fn pack(&self, weight: &[f32], group: usize, packed: &mut Vec<PackedRows>) {
+        packed.resize_with(group, PackedRows::default);
+        for (packed, data) in packed.iter_mut().zip(weight.chunks_exact(weight.len() / group)) {
+            packed.pack_indexed(Indexed {
+                data,
+                row_offsets: &self.channel_offsets,
+                column_offsets: &self.tap_offsets,
+            });
+        }
+    }
 }
 
 fn add(to: &mut [f32], from: &[f32]) {

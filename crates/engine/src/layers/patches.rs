@@ -1,5 +1,5 @@
-//! The patches of images that kernels slide over, as matrices: im2col and its transpose col2im, over any number of
-//! spatial axes.
+//! The patches of images that kernels slide over, over any number of spatial axes: where they lie in a padded copy of
+//! the image, and their sum (col2im).
 
 use std::ops::Range;
 
@@ -125,16 +125,8 @@ impl Patches {
         Ok((patches, kernel, output))
     }
 
-    /// Writes the patches of one channel: row (kernel position…), column (output position…).
-    pub fn im2col(&self, channel: &[f32], columns: &mut [f32]) {
-        self.for_each_plane(columns, |plane, input, output| match input {
-            Some(input) => plane.read(&channel[input], output),
-            None => output.fill(0.0),
-        });
-    }
-
-    /// The transpose of `im2col`: sums up, for every position of a channel, what stands in its patches. Clobbers the
-    /// columns in the padding.
+    /// Sums up, for every position of a channel, what stands in its patches: row (kernel position…), column (output
+    /// position…). Clobbers the columns in the padding.
     pub fn col2im(&self, columns: &mut [f32], channel: &mut [f32]) {
         channel.fill(0.0);
         self.for_each_plane(columns, |plane, input, output| {
@@ -142,6 +134,63 @@ impl Patches {
                 plane.add(output, &mut channel[input]);
             }
         });
+    }
+
+    /// The patches that the gradient of the output is slid over with to get that of the input: those of a stride of 1,
+    /// over the output. `None` with another stride, with more padding than the kernel reaches, or where the input is
+    /// so much larger than the output that most products would be with padding.
+    pub fn transposed(&self) -> Option<Patches> {
+        let extent = |axis: &Axis| (axis.kernel - 1) * axis.dilation + 1;
+        let fits = |axis: &Axis| axis.stride == 1 && axis.pad < extent(axis);
+        if !self.axes.iter().all(fits) || 4 * self.input_count > 5 * self.output_count {
+            return None;
+        }
+        let axes = self.axes.iter().map(|axis| Axis {
+            input: axis.output,
+            output: axis.input,
+            pad: extent(axis) - 1 - axis.pad,
+            ..*axis
+        });
+        Some(Patches {
+            axes: axes.collect(),
+            input_count: self.output_count,
+            output_count: self.input_count,
+            ..*self
+        })
+    }
+
+    /// How a channel and its padding are to lie for patches to be read from there.
+    pub fn padded_image(&self) -> PaddedImage {
+        let (outer, width) = self.axes.split_at(self.axes.len() - 1);
+        let width = width[0];
+        let is_image = self.axes.iter().all(|axis| axis.pad == 0) && width.stride == 1;
+        let reach = |axis: &Axis| (axis.output - 1) * axis.stride + (axis.kernel - 1) * axis.dilation + 1;
+        let extents: Vec<usize> = outer
+            .iter()
+            .map(|axis| if is_image { axis.input } else { reach(axis) })
+            .collect();
+        let phase_width = if is_image {
+            width.input
+        } else {
+            reach(&width).div_ceil(width.stride)
+        };
+        let row = phase_width * width.stride;
+        let mut taps = vec![0];
+        let mut positions = vec![0];
+        for (axis, extent) in outer.iter().zip(&extents) {
+            taps = products(&taps, *extent, axis.kernel, |tap| tap * axis.dilation);
+            positions = products(&positions, *extent, axis.output, |output| output * axis.stride);
+        }
+        let phase = |x: usize| x % width.stride * phase_width + x / width.stride;
+        PaddedImage {
+            is_image,
+            channel_size: extents.iter().product::<usize>() * row,
+            taps: products(&taps, row, width.kernel, |tap| phase(tap * width.dilation)),
+            positions: products(&positions, row, width.output, |output| output),
+            axes: self.axes.clone(),
+            extents,
+            phase_width,
+        }
     }
 
     /// Calls `f` for every innermost plane of a channel's columns, with where the input plane lies that it meets, if
@@ -156,6 +205,72 @@ impl Patches {
                 let size = height.input * width.input;
                 let input = outer_input(outer, row / inner_taps, position);
                 f(&plane, input.map(|input| input * size..(input + 1) * size), output);
+            }
+        }
+    }
+}
+
+/// For each start and each of `count` indices: the start, scaled by the extent of the index, plus what `f` makes of it.
+fn products(starts: &[usize], extent: usize, count: usize, f: impl Fn(usize) -> usize) -> Vec<usize> {
+    let mut all = Vec::with_capacity(starts.len() * count);
+    for start in starts {
+        all.extend((0..count).map(|index| start * extent + f(index)));
+    }
+    all
+}
+
+/// How a channel lies with its padding: the value that tap `t` meets at output position `p` is at `taps[t] +
+/// positions[p]`. With a stride of `s` along the rows, each row lies as `s` parts, every `s`th value in each, so that
+/// neighbouring outputs meet neighbouring values.
+#[derive(Default)]
+pub struct PaddedImage {
+    /// Whether the channel itself lies so: no copy is needed.
+    pub is_image: bool,
+    /// Values in a channel.
+    pub channel_size: usize,
+    /// One for each position of the kernel.
+    pub taps: Vec<usize>,
+    /// One for each position of the output.
+    pub positions: Vec<usize>,
+    axes: Vec<Axis>,
+    /// Of all axes but the last, with their padding.
+    extents: Vec<usize>,
+    /// Values in one of the parts of a row.
+    phase_width: usize,
+}
+
+impl PaddedImage {
+    /// Copies a channel to its place in the padding, which is left as it is. What no patch meets is left out.
+    pub fn copy(&self, channel: &[f32], padded: &mut [f32]) {
+        let (outer, width) = self.axes.split_at(self.axes.len() - 1);
+        let width = width[0];
+        let row_size = self.phase_width * width.stride;
+        for (row, from) in channel.chunks_exact(width.input.max(1)).enumerate() {
+            let (mut index, mut place, mut scale, mut is_met) = (row, 0, row_size, true);
+            for (axis, extent) in outer.iter().zip(&self.extents).rev() {
+                let position = index % axis.input + axis.pad;
+                is_met &= position < *extent;
+                place += position * scale;
+                scale *= extent;
+                index /= axis.input;
+            }
+            if !is_met {
+                continue;
+            }
+            let to = &mut padded[place..place + row_size];
+            if width.stride == 1 {
+                let count = from.len().min(row_size.saturating_sub(width.pad));
+                to[width.pad..][..count].copy_from_slice(&from[..count]);
+                continue;
+            }
+            for (first, from) in (0..from.len().min(width.stride)).map(|first| (first, &from[first..])) {
+                let start = first + width.pad;
+                let to = &mut to[start % width.stride * self.phase_width..][..self.phase_width];
+                let from = from.iter().step_by(width.stride);
+                to.iter_mut()
+                    .skip(start / width.stride)
+                    .zip(from)
+                    .for_each(|(to, from)| *to = *from);
             }
         }
     }
@@ -219,31 +334,6 @@ impl Plane {
             row[..self.columns.start].fill(0.0);
             row[self.columns.end..].fill(0.0);
         }
-    }
-
-    /// Writes the inputs that the outputs meet, and zeros for the padding.
-    fn read(&self, input: &[f32], output: &mut [f32]) {
-        let (width, stride) = (self.width.output, self.width.stride);
-        output[..self.rows.start * width].fill(0.0);
-        output[self.rows.end * width..].fill(0.0);
-        if self.is_contiguous() && !self.rows.is_empty() {
-            let first = self.first_row * width + self.first_column;
-            let output_span = &mut output[self.span()];
-            output_span.copy_from_slice(&input[first..first + output_span.len()]);
-        } else {
-            for (i, row) in self.rows.clone().enumerate() {
-                let from = &input[(self.first_row + i * self.height.stride) * self.width.input + self.first_column..];
-                let to = &mut output[row * width..][self.columns.clone()];
-                if stride == 1 {
-                    to.copy_from_slice(&from[..to.len()]);
-                } else {
-                    to.iter_mut()
-                        .zip(from.iter().step_by(stride))
-                        .for_each(|(to, from)| *to = *from);
-                }
-            }
-        }
-        self.clear_sides(output);
     }
 
     /// Adds the outputs to the inputs that they meet.
