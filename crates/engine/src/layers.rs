@@ -29,6 +29,7 @@ mod softmax;
 mod softmax_with_loss;
 mod split;
 mod tanh;
+pub(crate) mod vectorized;
 mod windows;
 
 use std::fmt;

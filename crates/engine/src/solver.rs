@@ -6,10 +6,17 @@
 
 use std::collections::VecDeque;
 
+use rayon::prelude::*;
+
 use crate::{
-    Error, Net,
+    Error, Net, kernels,
+    layers::vectorized::vectorized,
+    net::Param,
     spec::{LrPolicy, Rule, SolverSpec},
 };
+
+/// Parameters that a thread updates at a time.
+const CHUNK: usize = 64 * 1024;
 
 /// Trains a net.
 pub struct Solver {
@@ -145,22 +152,30 @@ impl Solver {
     pub fn apply_update(&mut self) -> f32 {
         let rate = self.learning_rate();
         let spec = &self.spec;
+        let Rule::Sgd = spec.rule;
         let (params, values, gradients) = self.net.update_parts_mut();
-        let scale = clip_factor(spec.clip_gradients, gradients) / spec.iter_size as f32;
-        for param in params {
-            let step = Step {
-                gradient_scale: scale,
-                decay: spec.weight_decay * param.decay_mult,
-                l1: spec.l1,
-                rate: rate * param.lr_mult,
-                momentum: spec.momentum,
-            };
-            let range = param.range.clone();
-            let (values, gradients) = (&mut values[range.clone()], &gradients[range.clone()]);
-            match spec.rule {
-                Rule::Sgd => step.sgd(values, gradients, &mut self.histories[0][range]),
+        let gradient_scale = clip_factor(spec.clip_gradients, gradients) / spec.iter_size as f32;
+        let step = |param: &Param| Step {
+            gradient_scale,
+            decay: spec.weight_decay * param.decay_mult,
+            l1: spec.l1,
+            rate: rate * param.lr_mult,
+            momentum: spec.momentum,
+        };
+        // One pass over the arenas, in which parameters lie one after the other.
+        let chunks = values
+            .par_chunks_mut(CHUNK)
+            .zip(gradients.par_chunks(CHUNK))
+            .zip(self.histories[0].par_chunks_mut(CHUNK));
+        chunks.enumerate().for_each(|(chunk, ((values, gradients), history))| {
+            let start = chunk * CHUNK;
+            let end = start + values.len();
+            let first = params.partition_point(|param| param.range.end <= start);
+            for param in params[first..].iter().take_while(|param| param.range.start < end) {
+                let part = param.range.start.max(start) - start..param.range.end.min(end) - start;
+                step(param).sgd(&mut values[part.clone()], &gradients[part.clone()], &mut history[part]);
             }
-        }
+        });
         self.iteration += 1;
         rate
     }
@@ -222,12 +237,18 @@ fn clip_factor(max_norm: Option<f32>, gradients: &[f32]) -> f32 {
     let Some(max_norm) = max_norm else {
         return 1.0;
     };
-    let norm = gradients
-        .iter()
-        .map(|value| f64::from(*value).powi(2))
-        .sum::<f64>()
-        .sqrt() as f32;
+    let norm = sum_of_squares(gradients).sqrt() as f32;
     if norm > max_norm { max_norm / norm } else { 1.0 }
+}
+
+/// On all threads, in an order that depends on the length alone.
+fn sum_of_squares(values: &[f32]) -> f64 {
+    if values.len() <= CHUNK {
+        return kernels::sum_of_squares(values);
+    }
+    let (left, right) = values.split_at(values.len() / 2);
+    let (left, right) = rayon::join(|| sum_of_squares(left), || sum_of_squares(right));
+    left + right
 }
 
 /// What one update of one parameter blob is made with.
@@ -241,24 +262,32 @@ struct Step {
 }
 
 impl Step {
-    /// The gradient with its regularisation.
-    #[inline]
-    fn regularized(&self, value: f32, gradient: f32) -> f32 {
-        let slope = if !self.l1 {
-            value
-        } else if value == 0.0 {
-            0.0
-        } else {
-            value.signum()
-        };
-        self.gradient_scale * gradient + self.decay * slope
-    }
-
     /// `v ← momentum·v + rate·g; w ← w - v` (Caffe's momentum: the rate lies within the history).
-    fn sgd(&self, values: &mut [f32], gradients: &[f32], history: &mut [f32]) {
-        for ((value, gradient), history) in values.iter_mut().zip(gradients).zip(history) {
-            *history = self.rate * self.regularized(*value, *gradient) + self.momentum * *history;
-            *value -= *history;
-        }
+    fn sgd(self, values: &mut [f32], gradients: &[f32], history: &mut [f32]) {
+        let Self {
+            gradient_scale,
+            decay,
+            l1,
+            rate,
+            momentum,
+        } = self;
+        let triples = values.iter_mut().zip(gradients).zip(history);
+        vectorized(
+            #[inline(always)]
+            move || {
+                for ((value, gradient), history) in triples {
+                    let slope = if l1 { sign(*value) } else { *value };
+                    let regularized = gradient_scale * gradient + decay * slope;
+                    *history = rate * regularized + momentum * *history;
+                    *value -= *history;
+                }
+            },
+        );
     }
+}
+
+/// 1, -1 or 0, of a NaN too.
+#[inline(always)]
+fn sign(value: f32) -> f32 {
+    f32::from(i8::from(value > 0.0) - i8::from(value < 0.0))
 }

@@ -8,6 +8,7 @@
 
 use rayon::prelude::*;
 
+use super::vectorized::copy;
 use crate::{
     LayerError, Shape,
     layer::{Backward, Forward, Layer},
@@ -62,7 +63,7 @@ impl Layer for Concat {
         top_rows.enumerate().for_each(|(n, mut top_row)| {
             for (i, row) in rows.iter().enumerate() {
                 let (part, rest) = top_row.split_at_mut(*row);
-                part.copy_from_slice(&bottom[i][n * row..][..*row]);
+                copy(&bottom[i][n * row..][..*row], part);
                 top_row = rest;
             }
         });
@@ -76,7 +77,7 @@ impl Layer for Concat {
         for (i, row) in self.rows.iter().enumerate() {
             if io.propagate_down[i] {
                 let rows = io.bottom_diff[i].par_chunks_mut(*row).enumerate();
-                rows.for_each(|(n, diff)| diff.copy_from_slice(&top_diff[n * top_row + offset..][..*row]));
+                rows.for_each(|(n, diff)| copy(&top_diff[n * top_row + offset..][..*row], diff));
             }
             offset += row;
         }

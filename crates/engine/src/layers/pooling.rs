@@ -11,7 +11,7 @@
 
 use rayon::prelude::*;
 
-use super::windows::{Axis, RowBuffer, Windows};
+use super::windows::{Axis, Buffers, Windows};
 use crate::{
     LayerError, Phase, Shape,
     layer::{Backward, Forward, Layer},
@@ -27,7 +27,7 @@ pub struct Pooling {
     /// For each value of the top, where in its channel it was taken from; not for AVE.
     taken_from: Vec<u32>,
     /// One for each thread.
-    row_buffers: Vec<RowBuffer>,
+    buffers: Vec<Buffers>,
 }
 
 impl Pooling {
@@ -38,16 +38,20 @@ impl Pooling {
             planes: 0,
             windows: Windows::default(),
             taken_from: Vec::new(),
-            row_buffers: Vec::new(),
+            buffers: Vec::new(),
         }
     }
 
     /// Sizes the buffers; returns how many planes each part has.
     fn prepare(&mut self, threads: usize) -> usize {
-        self.row_buffers.resize_with(threads, RowBuffer::default);
-        self.row_buffers
-            .iter_mut()
-            .for_each(|buffer| buffer.resize(&self.windows));
+        self.buffers.resize_with(threads, Buffers::default);
+        let padding = if self.spec.method == PoolingMethod::Max {
+            f32::NEG_INFINITY
+        } else {
+            0.0
+        };
+        let buffers = self.buffers.iter_mut();
+        buffers.for_each(|buffers| buffers.prepare(&self.windows, padding));
         self.taken_from.resize(self.planes * self.windows.top_count(), 0);
         self.planes.div_ceil(threads).max(1)
     }
@@ -98,16 +102,16 @@ impl Layer for Pooling {
             .par_chunks_mut(planes * top_count)
             .zip(self.taken_from.par_chunks_mut(planes * top_count));
         let bottoms = io.bottom.get(0).par_chunks(planes * bottom_count).enumerate();
-        let parts = self.row_buffers.par_iter_mut().zip(tops).zip(bottoms).with_max_len(1);
-        parts.for_each(|((row_buffer, (y, taken_from)), (i, x))| {
+        let parts = self.buffers.par_iter_mut().zip(tops).zip(bottoms).with_max_len(1);
+        parts.for_each(|((buffers, (y, taken_from)), (i, x))| {
             let tops = y
                 .chunks_exact_mut(top_count)
                 .zip(taken_from.chunks_exact_mut(top_count));
             for (plane, ((y, taken_from), x)) in tops.zip(x.chunks_exact(bottom_count)).enumerate() {
                 let first_random = ((i * planes + plane) * top_count) as u64;
                 match (method, context.phase) {
-                    (PoolingMethod::Max, _) => windows.max(row_buffer, x, y, taken_from),
-                    (PoolingMethod::Average, _) => windows.average(row_buffer, x, y),
+                    (PoolingMethod::Max, _) => windows.max(buffers, x, y, taken_from),
+                    (PoolingMethod::Average, _) => windows.average(buffers, x, y),
                     (PoolingMethod::Stochastic, Phase::Train) => {
                         windows.draw(context.random_key, first_random, x, y, taken_from);
                     }
@@ -138,17 +142,19 @@ impl Layer for Pooling {
         let tops = tops.zip(self.taken_from.par_chunks(planes * top_count));
         let bottoms = io.bottom_diff[0].par_chunks_mut(planes * bottom_count);
         let bottoms = bottoms.zip(io.bottom.get(0).par_chunks(planes * bottom_count));
-        let parts = self.row_buffers.par_iter_mut().zip(bottoms).zip(tops).with_max_len(1);
-        parts.for_each(|((row_buffer, (dx, x)), ((dy, y), taken_from))| {
+        let parts = self.buffers.par_iter_mut().zip(bottoms).zip(tops).with_max_len(1);
+        parts.for_each(|((buffers, (dx, x)), ((dy, y), taken_from))| {
             let tops = dy
                 .chunks_exact(top_count)
                 .zip(y.chunks_exact(top_count))
                 .zip(taken_from.chunks_exact(top_count));
             let bottoms = dx.chunks_exact_mut(bottom_count).zip(x.chunks_exact(bottom_count));
             for ((dx, x), ((dy, y), taken_from)) in bottoms.zip(tops) {
-                dx.fill(0.0);
+                if method != PoolingMethod::Average {
+                    dx.fill(0.0);
+                }
                 match (method, phase) {
-                    (PoolingMethod::Average, _) => windows.average_gradient(row_buffer, dy, dx),
+                    (PoolingMethod::Average, _) => windows.average_gradient(buffers, dy, dx),
                     (PoolingMethod::Stochastic, Phase::Test) => windows.weighted_average_gradient(x, y, dy, dx),
                     (PoolingMethod::Max | PoolingMethod::Stochastic, _) => {
                         taken_from

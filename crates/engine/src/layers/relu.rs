@@ -38,23 +38,43 @@ impl Layer for Relu {
         let slope = self.negative_slope;
         // Written so that a NaN stays one: f32::max would hide it.
         if slope == 0.0 {
-            neuron::map(io, |x| if x < 0.0 { 0.0 } else { x });
+            neuron::map(
+                io,
+                #[inline(always)]
+                |x| if x < 0.0 { 0.0 } else { x },
+            );
         } else {
-            neuron::map(io, |x| if x < 0.0 { slope * x } else { x });
+            neuron::map(
+                io,
+                #[inline(always)]
+                move |x| if x < 0.0 { slope * x } else { x },
+            );
         }
         Ok(())
     }
 
     fn backward(&mut self, io: &mut Backward<'_>) {
         let slope = self.negative_slope;
+        // A product, not a choice of two results, which would become a branch that no processor predicts.
+        #[inline(always)]
+        fn gradient(sign_of: f32, dy: f32, slope: f32) -> f32 {
+            dy * if sign_of > 0.0 { 1.0 } else { slope }
+        }
         if self.top_tells_sign {
-            neuron::map_gradient(io, |y, dy| if y > 0.0 { dy } else { slope * dy });
+            neuron::map_gradient(
+                io,
+                #[inline(always)]
+                move |y, dy| gradient(y, dy, slope),
+            );
         } else if io.propagate_down[0] {
             // y > 0 for x < 0 too: only the bottom tells, and the layer never runs in place.
-            let (bottom, top_diff) = (io.bottom.get(0), io.top_diff.get(0));
-            for ((dx, x), dy) in io.bottom_diff[0].iter_mut().zip(bottom).zip(top_diff) {
-                *dx = if *x > 0.0 { *dy } else { slope * dy };
-            }
+            neuron::map_pairs(
+                io.bottom.get(0),
+                io.top_diff.get(0),
+                &mut io.bottom_diff[0],
+                #[inline(always)]
+                move |x, dy| gradient(x, dy, slope),
+            );
         }
     }
 

@@ -32,7 +32,11 @@ impl Layer for Sigmoid {
     }
 
     fn backward(&mut self, io: &mut Backward<'_>) {
-        neuron::map_gradient(io, |y, dy| dy * y * (1.0 - y));
+        neuron::map_gradient(
+            io,
+            #[inline(always)]
+            |y, dy| dy * y * (1.0 - y),
+        );
     }
 
     fn can_run_in_place(&self) -> bool {

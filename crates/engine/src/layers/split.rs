@@ -8,7 +8,10 @@
 
 use rayon::prelude::*;
 
-use super::neuron::CHUNK;
+use super::{
+    neuron::CHUNK,
+    vectorized::{copy, vectorized},
+};
 use crate::{
     LayerError, Shape,
     layer::{Backward, Forward, Layer},
@@ -35,7 +38,7 @@ impl Layer for Split {
 
     fn forward(&mut self, io: &mut Forward<'_>) -> Result<(), LayerError> {
         for top in &mut *io.top {
-            top.copy_from_slice(io.bottom.get(0));
+            copy(io.bottom.get(0), top);
         }
         Ok(())
     }
@@ -51,7 +54,10 @@ impl Layer for Split {
             dx.copy_from_slice(part(0));
             for top in 1..top_diff.len() {
                 let dy = &top_diff[top][chunk * CHUNK..];
-                dx.iter_mut().zip(dy).for_each(|(dx, dy)| *dx += dy);
+                vectorized(
+                    #[inline(always)]
+                    || dx.iter_mut().zip(dy).for_each(|(dx, dy)| *dx += dy),
+                );
             }
         });
     }

@@ -31,7 +31,11 @@ impl Layer for TanH {
     }
 
     fn backward(&mut self, io: &mut Backward<'_>) {
-        neuron::map_gradient(io, |y, dy| dy * (1.0 - y * y));
+        neuron::map_gradient(
+            io,
+            #[inline(always)]
+            |y, dy| dy * (1.0 - y * y),
+        );
     }
 
     fn can_run_in_place(&self) -> bool {

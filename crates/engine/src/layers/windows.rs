@@ -1,25 +1,57 @@
 //! The windows of pooling, a channel at a time: what each method makes of them, and the gradients.
 //!
-//! The maximum and the average first join the rows of a row of windows to one row, then the columns of each window, so
-//! that the inner loops run over values side by side.
+//! The maximum and the average first join the rows of a row of windows to one row, then the columns of each window. Both
+//! work on blocks of values side by side, one vector each, in copies of the channel and of its rows whose lengths are
+//! whole blocks.
 
 use std::{hint::select_unpredictable, ops::Range};
 
+use super::vectorized::vectorized;
 use crate::random;
 
-/// One row of windows, reduced from rows of the bottom to one padded row.
+/// Values that are worked on at once.
+const LANES: usize = 16;
+
+/// The column of padding: behind all others.
+const NO_COLUMN: i32 = i32::MAX / 2;
+
+type Values = [f32; LANES];
+type Places = [i32; LANES];
+
+/// One thread's copies.
 #[derive(Default)]
-pub struct RowBuffer {
-    values: Vec<f32>,
-    /// Where in the channel each value comes from.
-    indices: Vec<u32>,
+pub struct Buffers {
+    /// The rows of the channel, each padded to whole blocks.
+    channel: Vec<Values>,
+    /// One row of windows, reduced from rows of the channel to one padded row.
+    row: Vec<Values>,
+    /// Where each value of that row comes from, counted from the start of the uppermost row.
+    places: Vec<Places>,
+    /// Which column of the bottom each value of a padded row is.
+    columns: Vec<Places>,
+    /// The extents of the windows along a row of the top.
+    extents: Vec<Values>,
 }
 
-impl RowBuffer {
-    /// Makes room for rows of these windows.
-    pub fn resize(&mut self, windows: &Windows) {
-        self.values.resize(windows.width.padded(), 0.0);
-        self.indices.resize(windows.width.padded(), 0);
+impl Buffers {
+    /// Makes room for these windows and fills the padding with `padding`.
+    pub fn prepare(&mut self, windows: &Windows, padding: f32) {
+        let width = &windows.width;
+        self.channel.clear();
+        self.channel
+            .resize(windows.height.input * width.blocks(), [padding; LANES]);
+        self.row.clear();
+        self.row.resize(width.row_blocks(), [padding; LANES]);
+        self.places.clear();
+        self.places.resize(width.row_blocks(), [NO_COLUMN; LANES]);
+        self.columns.resize(width.blocks(), [NO_COLUMN; LANES]);
+        let columns = self.columns.as_flattened_mut()[width.pad..]
+            .iter_mut()
+            .zip(0..width.input as i32);
+        columns.for_each(|(place, column)| *place = column);
+        self.extents.resize(width.output.div_ceil(LANES), [1.0; LANES]);
+        let extents = self.extents.as_flattened_mut()[..width.output].iter_mut().enumerate();
+        extents.for_each(|(output, extent)| *extent = width.extent(output) as f32);
     }
 }
 
@@ -94,9 +126,16 @@ impl Axis {
         (start + self.kernel).min(self.input + 2 * self.pad) - start
     }
 
-    /// The extent of a padded row, so that all windows lie inside it, and `stride` values beyond each.
-    fn padded(&self) -> usize {
-        (self.pad + self.input).max(self.output * self.stride + self.kernel)
+    /// The blocks of a row of the input with the padding before it.
+    fn blocks(&self) -> usize {
+        (self.pad + self.input).div_ceil(LANES)
+    }
+
+    /// The blocks of a row in which whole blocks of windows lie, and a kernel beyond the last block.
+    fn row_blocks(&self) -> usize {
+        let windows = self.output.next_multiple_of(LANES);
+        let columns = (windows * self.stride).max(self.blocks() * LANES);
+        (columns + self.kernel).div_ceil(LANES)
     }
 }
 
@@ -112,101 +151,159 @@ impl Windows {
         self.height.output * self.width.output
     }
 
-    /// The first of the greatest values of each window, and where it lies. A NaN is greater than all.
-    pub fn max(&self, row_buffer: &mut RowBuffer, x: &[f32], y: &mut [f32], taken_from: &mut [u32]) {
-        let Axis { input, output, pad, .. } = self.width;
-        row_buffer.values.fill(f32::NEG_INFINITY);
-        row_buffer.indices.fill(u32::MAX);
-        let (values, indices) = (&mut row_buffer.values[..], &mut row_buffer.indices[..]);
+    /// Copies a channel into whole blocks; what lies around it stays.
+    fn copy_channel(&self, x: &[f32], buffers: &mut Buffers) {
+        let Axis { input, pad, .. } = self.width;
+        let rows = buffers.channel.chunks_exact_mut(self.width.blocks());
+        for (row, x) in rows.zip(x.chunks_exact(input)) {
+            row.as_flattened_mut()[pad..pad + input].copy_from_slice(x);
+        }
+    }
+
+    /// The first of the greatest values of each window, and where it lies. A NaN is greater than all. `buffers` are
+    /// padded with minus infinity.
+    pub fn max(&self, buffers: &mut Buffers, x: &[f32], y: &mut [f32], taken_from: &mut [u32]) {
+        self.copy_channel(x, buffers);
+        vectorized(
+            #[inline(always)]
+            || match self.width.stride {
+                1 => self.max_of_blocks(1, buffers, y, taken_from),
+                2 => self.max_of_blocks(2, buffers, y, taken_from),
+                stride => self.max_of_blocks(stride, buffers, y, taken_from),
+            },
+        );
+    }
+
+    #[inline(always)]
+    fn max_of_blocks(&self, stride: usize, buffers: &mut Buffers, y: &mut [f32], taken_from: &mut [u32]) {
+        let Axis { input, output, .. } = self.width;
+        let blocks = self.width.blocks();
         let tops = y.chunks_exact_mut(output).zip(taken_from.chunks_exact_mut(output));
         for (row, (y, taken_from)) in tops.enumerate() {
             let window = self.height.window(row);
-            // The greatest value of each column and where its row begins, the first row where two are equal.
-            let columns = (&mut values[pad..pad + input], &mut indices[pad..pad + input]);
-            columns.0.copy_from_slice(&x[window.start * input..][..input]);
-            columns.1.fill((window.start * input) as u32);
-            for row in window.start + 1..window.end {
-                let row_start = (row * input) as u32;
-                let columns = columns.0.iter_mut().zip(columns.1.iter_mut());
-                for ((value, index), x) in columns.zip(&x[row * input..][..input]) {
-                    // Neither short circuits nor branches: they would keep the loop from being vectorised.
-                    let is_greater = (*x > *value) | x.is_nan();
-                    *value = select_unpredictable(is_greater, *x, *value);
-                    *index = select_unpredictable(is_greater, row_start, *index);
-                }
-            }
-            let indices_and_columns = columns.1.iter_mut().enumerate();
-            indices_and_columns.for_each(|(column, index)| *index += column as u32);
-            // The greatest of the columns of each window.
-            y.fill(f32::NEG_INFINITY);
-            taken_from.fill(u32::MAX);
-            for tap in 0..self.width.kernel {
-                let (values, indices) = (&values[tap..], &indices[tap..]);
-                match self.width.stride {
-                    1 => max_of_columns(values.as_chunks::<1>().0, indices.as_chunks::<1>().0, y, taken_from),
-                    2 => max_of_columns(values.as_chunks::<2>().0, indices.as_chunks::<2>().0, y, taken_from),
-                    n => {
-                        let columns = y.iter_mut().zip(taken_from.iter_mut()).enumerate();
-                        columns.for_each(|(i, (y, from))| take_if_better(values[i * n], indices[i * n], y, from));
+            // The greatest value of each column, the first row's where two are equal.
+            for block in 0..blocks {
+                let columns = buffers.columns[block];
+                let mut values = buffers.channel[window.start * blocks + block];
+                let mut places = columns;
+                for tap in 1..window.len() {
+                    let x = &buffers.channel[(window.start + tap) * blocks + block];
+                    let first = (tap * input) as i32;
+                    for lane in 0..LANES {
+                        // Neither short circuits nor branches: they would keep the loop from being vectorised.
+                        let is_better = (x[lane] > values[lane]) | x[lane].is_nan();
+                        values[lane] = select_unpredictable(is_better, x[lane], values[lane]);
+                        places[lane] = select_unpredictable(is_better, columns[lane] + first, places[lane]);
                     }
                 }
+                buffers.row[block] = values;
+                buffers.places[block] = places;
             }
-        }
-    }
-
-    /// The average of each window, in which padding counts as zeros.
-    pub fn average(&self, row_buffer: &mut RowBuffer, x: &[f32], y: &mut [f32]) {
-        let Axis { input, output, pad, .. } = self.width;
-        row_buffer.values.fill(0.0);
-        for (row, y) in y.chunks_exact_mut(output).enumerate() {
-            let columns = &mut row_buffer.values[pad..pad + input];
-            columns.fill(0.0);
-            for row in self.height.window(row) {
-                columns
-                    .iter_mut()
-                    .zip(&x[row * input..][..input])
-                    .for_each(|(sum, x)| *sum += x);
-            }
-            y.fill(0.0);
-            for tap in 0..self.width.kernel {
-                match self.width.stride {
-                    1 => sum_of_columns(&row_buffer.values[tap..], 1, y),
-                    2 => sum_of_columns(&row_buffer.values[tap..], 2, y),
-                    stride => sum_of_columns(&row_buffer.values[tap..], stride, y),
+            // The greatest of the columns of each window, the first where two are equal.
+            let (columns, column_places) = (buffers.row.as_flattened(), buffers.places.as_flattened());
+            let first = (window.start * input) as i32;
+            let tops = y.chunks_mut(LANES).zip(taken_from.chunks_mut(LANES));
+            for (block, (y, taken_from)) in tops.enumerate() {
+                let mut values = [f32::NEG_INFINITY; LANES];
+                let mut places = [i32::MAX; LANES];
+                for tap in 0..self.width.kernel {
+                    let x = every(stride, &columns[block * LANES * stride + tap..]);
+                    let from = every(stride, &column_places[block * LANES * stride + tap..]);
+                    for lane in 0..LANES {
+                        let is_first = (x[lane] == values[lane]) & (from[lane] < places[lane]);
+                        let is_better = (x[lane] > values[lane]) | x[lane].is_nan() | is_first;
+                        values[lane] = select_unpredictable(is_better, x[lane], values[lane]);
+                        places[lane] = select_unpredictable(is_better, from[lane], places[lane]);
+                    }
                 }
+                let places = places.map(|place| (place + first) as u32);
+                y.copy_from_slice(&values[..y.len()]);
+                taken_from.copy_from_slice(&places[..taken_from.len()]);
             }
-            let height = self.height.extent(row);
-            y.iter_mut()
-                .enumerate()
-                .for_each(|(column, y)| *y /= (height * self.width.extent(column)) as f32);
         }
     }
 
-    /// Adds to `dx` what `average` hands back.
-    pub fn average_gradient(&self, row_buffer: &mut RowBuffer, dy: &[f32], dx: &mut [f32]) {
+    /// The average of each window, in which padding counts as zeros. `buffers` are padded with zeros.
+    pub fn average(&self, buffers: &mut Buffers, x: &[f32], y: &mut [f32]) {
+        self.copy_channel(x, buffers);
+        vectorized(
+            #[inline(always)]
+            || match self.width.stride {
+                1 => self.average_of_blocks(1, buffers, y),
+                2 => self.average_of_blocks(2, buffers, y),
+                stride => self.average_of_blocks(stride, buffers, y),
+            },
+        );
+    }
+
+    #[inline(always)]
+    fn average_of_blocks(&self, stride: usize, buffers: &mut Buffers, y: &mut [f32]) {
+        let blocks = self.width.blocks();
+        for (row, y) in y.chunks_exact_mut(self.width.output).enumerate() {
+            let window = self.height.window(row);
+            for block in 0..blocks {
+                let mut sums = [0.0; LANES];
+                for row in window.clone() {
+                    add(&mut sums, &buffers.channel[row * blocks + block]);
+                }
+                buffers.row[block] = sums;
+            }
+            let columns = buffers.row.as_flattened();
+            let height = self.height.extent(row) as f32;
+            for (block, (y, widths)) in y.chunks_mut(LANES).zip(&buffers.extents).enumerate() {
+                let mut sums = [0.0; LANES];
+                for tap in 0..self.width.kernel {
+                    add(&mut sums, &every(stride, &columns[block * LANES * stride + tap..]));
+                }
+                for lane in 0..LANES {
+                    sums[lane] /= height * widths[lane];
+                }
+                y.copy_from_slice(&sums[..y.len()]);
+            }
+        }
+    }
+
+    /// Writes to `dx` what `average` hands back. `buffers` are padded with zeros.
+    pub fn average_gradient(&self, buffers: &mut Buffers, dy: &[f32], dx: &mut [f32]) {
         let Axis {
             input,
             output,
+            kernel,
             stride,
             pad,
-            ..
         } = self.width;
+        let blocks = self.width.blocks();
+        buffers.channel.fill([0.0; LANES]);
         for (row, dy) in dy.chunks_exact(output).enumerate() {
-            let height = self.height.extent(row);
-            row_buffer.values.fill(0.0);
-            for (column, dy) in dy.iter().enumerate() {
-                let share = dy / (height * self.width.extent(column)) as f32;
-                row_buffer.values[column * stride..][..self.width.kernel]
-                    .iter_mut()
-                    .for_each(|sum| *sum += share);
-            }
-            let sums = &row_buffer.values[pad..pad + input];
-            for row in self.height.window(row) {
-                dx[row * input..][..input]
-                    .iter_mut()
-                    .zip(sums)
-                    .for_each(|(dx, sum)| *dx += sum);
-            }
+            let height = self.height.extent(row) as f32;
+            // The share of each window stands behind `kernel - 1` zeros, where its last column begins …
+            let shares = &mut buffers.row.as_flattened_mut()[kernel - 1..];
+            let widths = buffers.extents.as_flattened();
+            let shares = shares.iter_mut().step_by(stride);
+            shares
+                .zip(dy.iter().zip(widths))
+                .for_each(|(share, (dy, width))| *share = dy / (height * width));
+            let (shares, window) = (buffers.row.as_flattened(), self.height.window(row));
+            let channel = &mut buffers.channel[window.start * blocks..window.end * blocks];
+            vectorized(
+                #[inline(always)]
+                || {
+                    // … so that the windows over a column are the `kernel` values from it on.
+                    for block in 0..blocks {
+                        let mut sums = [0.0; LANES];
+                        for tap in 0..kernel {
+                            add(&mut sums, &every(1, &shares[block * LANES + tap..]));
+                        }
+                        for row in channel.chunks_exact_mut(blocks) {
+                            add(&mut row[block], &sums);
+                        }
+                    }
+                },
+            );
+        }
+        let rows = buffers.channel.chunks_exact(blocks);
+        for (row, dx) in rows.zip(dx.chunks_exact_mut(input)) {
+            dx.copy_from_slice(&row.as_flattened()[pad..pad + input]);
         }
     }
 
@@ -261,32 +358,16 @@ impl Windows {
     }
 }
 
-/// Takes the first of every STRIDE columns where it is better than what is there.
-fn max_of_columns<const STRIDE: usize>(
-    values: &[[f32; STRIDE]],
-    indices: &[[u32; STRIDE]],
-    y: &mut [f32],
-    taken_from: &mut [u32],
-) {
-    let tops = y.iter_mut().zip(taken_from.iter_mut());
-    for ((y, taken_from), (value, index)) in tops.zip(values.iter().zip(indices)) {
-        take_if_better(value[0], index[0], y, taken_from);
+/// Every `stride`th value.
+#[inline(always)]
+fn every<T: Copy>(stride: usize, values: &[T]) -> [T; LANES] {
+    let values = &values[..(LANES - 1) * stride + 1];
+    std::array::from_fn(|lane| values[lane * stride])
+}
+
+#[inline(always)]
+fn add(sums: &mut Values, values: &Values) {
+    for lane in 0..LANES {
+        sums[lane] += values[lane];
     }
-}
-
-/// Takes a value that is greater than what is there, or as great and further up. Without short circuits and
-/// branches, so that loops of it are vectorised.
-#[inline(always)]
-fn take_if_better(value: f32, index: u32, y: &mut f32, taken_from: &mut u32) {
-    let is_better = (value > *y) | value.is_nan() | ((value == *y) & (index < *taken_from));
-    *y = select_unpredictable(is_better, value, *y);
-    *taken_from = select_unpredictable(is_better, index, *taken_from);
-}
-
-/// Adds every `stride`th of the columns. Inlined for the same reason.
-#[inline(always)]
-fn sum_of_columns(columns: &[f32], stride: usize, y: &mut [f32]) {
-    y.iter_mut()
-        .zip(columns.chunks_exact(stride))
-        .for_each(|(y, sum)| *y += sum[0]);
 }
