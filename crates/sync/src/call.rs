@@ -5,6 +5,7 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Call {
     AllReduce { length: usize },
+    Average { length: usize },
     Broadcast { root: usize, length: usize },
     AllGather,
 }
@@ -12,7 +13,7 @@ pub(crate) enum Call {
 impl Call {
     fn length(self) -> usize {
         match self {
-            Call::AllReduce { length } | Call::Broadcast { length, .. } => length,
+            Call::AllReduce { length } | Call::Average { length } | Call::Broadcast { length, .. } => length,
             Call::AllGather => 0,
         }
     }
@@ -20,6 +21,7 @@ impl Call {
     fn with_length(self, length: usize) -> Self {
         match self {
             Call::AllReduce { .. } => Call::AllReduce { length },
+            Call::Average { .. } => Call::Average { length },
             Call::Broadcast { root, .. } => Call::Broadcast { root, length },
             Call::AllGather => Call::AllGather,
         }
@@ -30,6 +32,7 @@ impl fmt::Display for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Call::AllReduce { length } => write!(f, "all-reduce of {length} values"),
+            Call::Average { length } => write!(f, "averaging of {length} values"),
             Call::Broadcast { root, length } => write!(f, "broadcast of {length} values from worker {root}"),
             Call::AllGather => write!(f, "all-gather"),
         }

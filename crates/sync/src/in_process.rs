@@ -1,14 +1,31 @@
-use crate::call::{Call, disagreement};
+use crate::call::Call;
+use crate::rendezvous::{OwnCacheLine, Rendezvous, Wait};
 use crate::{SyncError, Transport, segment};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+/// How many values of each worker are in one piece of a call. Larger pieces leave the cache before they are done with,
+/// smaller ones cost more waiting for each other.
+const PIECE_LENGTH: usize = 16 * 1024;
+
+/// How many pieces are on their way at once: one that is handed out, one that is summed and one that is collected.
+const PIECES_IN_FLIGHT: usize = 3;
 
 /// The transport between workers that are threads of one process. Made by [`in_process`], one for each worker.
 ///
 /// A call has two parts. First every worker announces what it calls and waits until all have (so nothing of the last
-/// call is in use any more, and calls that differ are an error before a number has moved). Then numbers go through one
-/// shared buffer a segment. In an all-reduce, worker r takes the segments r, r - 1, … one after the other, so that at
-/// any time each worker adds into another one; then everybody copies the sums out.
+/// call is in use any more, and calls that differ are an error before a number has moved). Then the numbers move.
+///
+/// An all-reduce goes over the values in pieces that fit a core's cache, so that memory is read and written once. Piece
+/// p is the p-th part of every segment, and has three stages:
+///
+/// 1. hand out: worker r copies its values of the others' segments into buffers, one for each of them;
+/// 2. sum: worker r adds the others' values of segment r to its own, in the order of the contract;
+/// 3. collect: worker r copies the sums of the others' segments over its values.
+///
+/// A worker hands out a piece, then sums the one before, then collects the one before that. Whatever it needs for that,
+/// the others did most of a turn ago, so that workers seldom wait.
 ///
 /// It allocates only when a call is longer than all before it.
 pub struct InProcess {
@@ -23,18 +40,11 @@ pub struct InProcess {
 pub fn in_process(world: usize, timeout: Duration) -> Vec<InProcess> {
     let shared = Arc::new(Shared {
         world,
-        timeout,
-        state: Mutex::new(State {
-            calls_made: vec![0; world],
-            calls: vec![Call::AllGather; world],
-            announced: vec![Vec::new(); world],
-            gathered: vec![Vec::new(); world],
-            turns: vec![0; world],
-            gone: vec![None; world],
-            failure: None,
-        }),
-        changed: Condvar::new(),
-        segments: (0..world).map(|_| RwLock::default()).collect(),
+        rendezvous: Rendezvous::new(world, timeout),
+        handed_out: (0..PIECES_IN_FLIGHT * world * world)
+            .map(|_| OwnCacheLine::default())
+            .collect(),
+        sums: (0..PIECES_IN_FLIGHT * world).map(|_| OwnCacheLine::default()).collect(),
     });
     (0..world)
         .map(|rank| InProcess {
@@ -44,200 +54,174 @@ pub fn in_process(world: usize, timeout: Duration) -> Vec<InProcess> {
         .collect()
 }
 
+/// The numbers on their way are in `handed_out` and `sums`. The stages done say who may use which buffer; the locks only
+/// prove it to the compiler, and nobody waits for anything else while holding one.
 struct Shared {
     world: usize,
-    timeout: Duration,
-    state: Mutex<State>,
-    /// Notified at every change of `state` that somebody may wait for.
-    changed: Condvar,
-    /// The numbers on their way. `State::turns` says who may use which; the locks only prove it to the compiler, and
-    /// nobody waits for anything else while holding one.
-    segments: Vec<RwLock<Vec<f32>>>,
+    rendezvous: Rendezvous,
+    /// By piece in flight, worker that has handed out and worker that sums.
+    handed_out: Vec<OwnCacheLine<Mutex<Vec<f32>>>>,
+    /// By piece in flight and worker that has summed.
+    sums: Vec<OwnCacheLine<RwLock<Vec<f32>>>>,
 }
 
-/// All but the numbers. Vectors are by rank.
-struct State {
-    calls_made: Vec<u64>,
-    calls: Vec<Call>,
-    /// The messages of the call that is being announced. Swapped with `gathered` when all have, because the fast
-    /// announce the next call while the slow still read this one's.
-    announced: Vec<Vec<u8>>,
-    gathered: Vec<Vec<u8>>,
-    /// By segment: how many workers have had their turn at it in this call.
-    turns: Vec<usize>,
-    /// Why a worker that dropped its transport did so. No failure until somebody needs it: workers that are done leave.
-    gone: Vec<Option<&'static str>>,
-    failure: Option<Failure>,
-}
-
-/// Why the run is over. Calls before number `from_call` were complete when it happened: a call that one worker has come
-/// through succeeds for all, so that all know the same rounds as completed.
-struct Failure {
-    from_call: u64,
-    error: SyncError,
-}
-
-impl State {
-    /// The error of call `number`, if it or one before has failed.
-    fn failed(&self, number: u64) -> Result<(), SyncError> {
-        match &self.failure {
-            Some(failure) if failure.from_call <= number => Err(failure.error.clone()),
-            _ => Ok(()),
-        }
+impl Shared {
+    fn handed_out(&self, piece: usize, from: usize, to: usize) -> MutexGuard<'_, Vec<f32>> {
+        let index = (piece % PIECES_IN_FLIGHT * self.world + from) * self.world + to;
+        self.handed_out[index].0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the run for everyone, unless it has ended before.
-    fn fail(&mut self, from_call: u64, error: SyncError) {
-        self.failure.get_or_insert(Failure { from_call, error });
+    fn sums(&self, piece: usize, of: usize) -> &RwLock<Vec<f32>> {
+        &self.sums[piece % PIECES_IN_FLIGHT * self.world + of].0
+    }
+
+    fn write_sums(&self, piece: usize, of: usize, values: &[f32]) {
+        let mut sums = self.sums(piece, of).write().unwrap_or_else(PoisonError::into_inner);
+        overwrite(&mut sums, values);
+    }
+
+    fn read_sums(&self, piece: usize, of: usize, values: &mut [f32]) {
+        let sums = self.sums(piece, of).read().unwrap_or_else(PoisonError::into_inner);
+        values.copy_from_slice(&sums);
     }
 }
 
-/// What a worker waits for.
+/// Replaces what is in the buffer. Keeps its memory.
+fn overwrite(buffer: &mut Vec<f32>, values: &[f32]) {
+    buffer.clear();
+    buffer.extend_from_slice(values);
+}
+
+/// How an all-reduce of `length` values is cut into pieces.
 #[derive(Clone, Copy)]
-enum Wait {
-    /// That every worker has made this many calls.
-    Calls(u64),
-    /// That `count` workers, from rank `first` upwards, have had their turn at the segment.
-    Turns { segment: usize, first: usize, count: usize },
+struct Pieces {
+    length: usize,
+    world: usize,
+    /// Of a piece of one segment, the last piece excepted.
+    part_length: usize,
+    count: usize,
 }
 
-impl Wait {
-    /// Whether worker `rank` still has to do something before this wait is over.
-    fn needs(self, rank: usize, state: &State) -> bool {
-        match self {
-            Wait::Calls(count) => state.calls_made[rank] < count,
-            Wait::Turns { segment, first, count } => {
-                let world = state.turns.len();
-                let turn = (rank + world - first) % world;
-                state.turns[segment] <= turn && turn < count
-            }
+impl Pieces {
+    fn new(length: usize, world: usize) -> Self {
+        let part_length = PIECE_LENGTH.div_ceil(world);
+        Self {
+            length,
+            world,
+            part_length,
+            count: length.div_ceil(world).div_ceil(part_length),
         }
+    }
+
+    /// Where this piece of a segment is.
+    fn part(&self, piece: usize, index: usize) -> Range<usize> {
+        let segment = segment(self.length, index, self.world);
+        let start = segment.start + piece * self.part_length;
+        start.min(segment.end)..(start + self.part_length).min(segment.end)
+    }
+}
+
+/// What becomes of a sum.
+#[derive(Clone, Copy)]
+enum Finish {
+    Sum,
+    Average,
+}
+
+/// Adds the last worker's values, finishes the sums and copies them.
+fn add_last(values: &mut [f32], last: &[f32], finished: &mut Vec<f32>, finish: impl Fn(f32) -> f32) {
+    finished.resize(values.len(), 0.0);
+    for ((value, last), finished) in values.iter_mut().zip(last).zip(finished) {
+        *value = finish(*value + *last);
+        *finished = *value;
     }
 }
 
 impl InProcess {
-    fn state(&self) -> MutexGuard<'_, State> {
-        // A panic elsewhere leaves the state whole: nothing that can panic runs between two writes to it.
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn others(&self) -> impl Iterator<Item = usize> + use<> {
+        let (rank, world) = (self.rank, self.shared.world);
+        (1..world).map(move |turn| (rank + turn) % world)
     }
 
-    /// Waits until all workers have announced the same call, with a message for an all-gather.
-    fn enter(&self, call: Call, message: &[u8]) -> Result<(), SyncError> {
-        let mut guard = self.state();
-        let state = &mut *guard;
-        let number = state.calls_made[self.rank] + 1;
-        state.failed(number)?;
-        state.calls_made[self.rank] = number;
-        state.calls[self.rank] = call;
-        state.announced[self.rank].clear();
-        state.announced[self.rank].extend_from_slice(message);
-        if state.calls_made.iter().all(|&made| made == number) {
-            std::mem::swap(&mut state.announced, &mut state.gathered);
-            state.turns.fill(0);
-            if let Some(error) = disagreement(&state.calls) {
-                state.fail(number, error);
-            }
-            self.shared.changed.notify_all();
-        }
-        drop(guard);
-        self.wait(call, Wait::Calls(number))
-    }
-
-    /// Waits until no worker is needed any more. Fails if one that is needed is gone, if the call has failed elsewhere,
-    /// or after the timeout.
-    fn wait(&self, call: Call, wait: Wait) -> Result<(), SyncError> {
-        let Shared {
-            world,
-            timeout,
-            changed,
-            ..
-        } = &*self.shared;
-        let began = Instant::now();
-        let mut state = self.state();
-        let number = state.calls_made[self.rank];
-        loop {
-            state.failed(number)?;
-            let needed = (0..*world).filter(|&rank| wait.needs(rank, &state));
-            if needed.clone().next().is_none() {
-                return Ok(());
-            }
-            if let Some((rank, reason)) = needed.clone().find_map(|rank| Some((rank, state.gone[rank]?))) {
-                let gone = SyncError::PeerGone {
-                    rank,
-                    reason: reason.to_owned(),
-                };
-                state.fail(number, gone.clone());
-                changed.notify_all();
-                return Err(gone);
-            }
-            let left = timeout.saturating_sub(began.elapsed());
-            if left.is_zero() {
-                let (rank, waited_for) = (self.rank, needed.collect());
-                let error = SyncError::Timeout {
-                    rank,
-                    call: call.to_string(),
-                    waited_for,
-                    timeout: *timeout,
-                };
-                state.fail(
-                    number,
-                    SyncError::PeerGone {
-                        rank,
-                        reason: error.to_string(),
-                    },
-                );
-                changed.notify_all();
-                return Err(error);
-            }
-            (state, _) = changed
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner);
+    fn hand_out(&self, pieces: Pieces, piece: usize, values: &[f32]) {
+        for other in self.others() {
+            let mut buffer = self.shared.handed_out(piece, self.rank, other);
+            overwrite(&mut buffer, &values[pieces.part(piece, other)]);
         }
     }
 
-    fn copy_out(&self, index: usize, values: &mut [f32]) {
-        let part = segment(values.len(), index, self.shared.world);
-        let buffer = self.shared.segments[index]
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        values[part].copy_from_slice(&buffer);
-    }
-
-    /// This worker's turn at a segment: `work` between the shared buffer and this worker's part of `values`.
-    fn take_turn(&self, index: usize, values: &mut [f32], work: Work) {
-        let part = segment(values.len(), index, self.shared.world);
-        let mine = &mut values[part];
-        let mut buffer = self.shared.segments[index]
+    fn sum(&self, pieces: Pieces, piece: usize, finish: Finish, values: &mut [f32]) {
+        let (rank, world) = (self.rank, self.shared.world);
+        let values = &mut values[pieces.part(piece, rank)];
+        let last_rank = (rank + world - 1) % world;
+        for other in self.others().take(world - 2) {
+            for (value, other) in values.iter_mut().zip(&*self.shared.handed_out(piece, other, rank)) {
+                *value += *other;
+            }
+        }
+        let last = self.shared.handed_out(piece, last_rank, rank);
+        let mut sums = self
+            .shared
+            .sums(piece, rank)
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        match work {
-            Work::CopyIn => {
-                buffer.clear();
-                buffer.extend_from_slice(mine);
+        let divisor = world as f32;
+        match finish {
+            Finish::Sum => add_last(values, &last, &mut sums, |sum| sum),
+            // A power of 2 has an exact inverse, and the product is the quotient to the bit.
+            Finish::Average if world.is_power_of_two() => {
+                let inverse = 1.0 / divisor;
+                add_last(values, &last, &mut sums, |sum| sum * inverse);
             }
-            Work::Add => {
-                for (sum, value) in buffer.iter_mut().zip(mine) {
-                    *sum += *value;
+            Finish::Average => add_last(values, &last, &mut sums, |sum| sum / divisor),
+        }
+    }
+
+    fn collect(&self, pieces: Pieces, piece: usize, values: &mut [f32]) {
+        for other in self.others() {
+            self.shared
+                .read_sums(piece, other, &mut values[pieces.part(piece, other)]);
+        }
+    }
+
+    fn all_reduce(&mut self, call: Call, finish: Finish, values: &mut [f32]) -> Result<(), SyncError> {
+        let rank = self.rank;
+        let rendezvous = &self.shared.rendezvous;
+        let announced = rendezvous.announce(rank, call, &[])?;
+        if self.shared.world == 1 {
+            return Ok(());
+        }
+        let pieces = Pieces::new(values.len(), self.shared.world);
+        // The stages done when a piece is handed out, summed and collected: three in a turn of the loop below.
+        let handed_out = |piece: usize| announced + 3 * piece as u64 + 1;
+        let summed = |piece: usize| announced + 3 * (piece as u64 + 1) + 2;
+        let collected = |piece: usize| announced + 3 * (piece as u64 + 2) + 3;
+        let wait = |stages| rendezvous.wait(rank, call, Wait { stages, only: None });
+        for turn in 0..pieces.count + 2 {
+            if turn < pieces.count {
+                let piece = turn;
+                if let Some(same_buffers) = piece.checked_sub(PIECES_IN_FLIGHT) {
+                    wait(summed(same_buffers))?;
                 }
+                self.hand_out(pieces, piece, values);
+                rendezvous.advance(rank, handed_out(piece));
             }
-            Work::AddAndCopyOut => {
-                for (sum, value) in buffer.iter_mut().zip(mine) {
-                    *sum += *value;
-                    *value = *sum;
+            if let Some(piece) = turn.checked_sub(1).filter(|&piece| piece < pieces.count) {
+                wait(handed_out(piece))?;
+                if let Some(same_buffers) = piece.checked_sub(PIECES_IN_FLIGHT) {
+                    wait(collected(same_buffers))?;
                 }
+                self.sum(pieces, piece, finish, values);
+                rendezvous.advance(rank, summed(piece));
+            }
+            if let Some(piece) = turn.checked_sub(2) {
+                wait(summed(piece))?;
+                self.collect(pieces, piece, values);
+                rendezvous.advance(rank, collected(piece));
             }
         }
-        drop(buffer);
-        self.state().turns[index] += 1;
-        self.shared.changed.notify_all();
+        rendezvous.confirm(rank)
     }
-}
-
-#[derive(Clone, Copy)]
-enum Work {
-    CopyIn,
-    Add,
-    AddAndCopyOut,
 }
 
 impl Transport for InProcess {
@@ -250,47 +234,21 @@ impl Transport for InProcess {
     }
 
     fn all_reduce_sum(&mut self, values: &mut [f32]) -> Result<(), SyncError> {
-        let (rank, world) = (self.rank, self.shared.world);
         let call = Call::AllReduce { length: values.len() };
-        self.enter(call, &[])?;
-        if world == 1 {
+        self.all_reduce(call, Finish::Sum, values)
+    }
+
+    /// Divides each sum while it is in the cache.
+    fn all_reduce_average(&mut self, values: &mut [f32]) -> Result<(), SyncError> {
+        if self.shared.world == 1 {
             return Ok(());
         }
-        for step in 0..world {
-            let segment = (rank + world - step) % world;
-            self.wait(
-                call,
-                Wait::Turns {
-                    segment,
-                    first: segment,
-                    count: step,
-                },
-            )?;
-            let work = match step {
-                0 => Work::CopyIn,
-                _ if step + 1 < world => Work::Add,
-                _ => Work::AddAndCopyOut,
-            };
-            self.take_turn(segment, values, work);
-        }
-        // All but segment rank + 1, whose last adder this worker was.
-        for step in 0..world - 1 {
-            let segment = (rank + world - step) % world;
-            self.wait(
-                call,
-                Wait::Turns {
-                    segment,
-                    first: segment,
-                    count: world,
-                },
-            )?;
-            self.copy_out(segment, values);
-        }
-        Ok(())
+        let call = Call::Average { length: values.len() };
+        self.all_reduce(call, Finish::Average, values)
     }
 
     fn broadcast(&mut self, root: usize, values: &mut [f32]) -> Result<(), SyncError> {
-        let world = self.shared.world;
+        let (rank, world) = (self.rank, self.shared.world);
         let call = Call::Broadcast {
             root,
             length: values.len(),
@@ -300,55 +258,49 @@ impl Transport for InProcess {
             self.abort(&error.to_string());
             return Err(error);
         }
-        self.enter(call, &[])?;
+        let rendezvous = &self.shared.rendezvous;
+        let announced = rendezvous.announce(rank, call, &[])?;
         if world == 1 {
             return Ok(());
         }
-        for segment in 0..world {
-            if self.rank == root {
-                self.take_turn(segment, values, Work::CopyIn);
+        // One stage a piece: the root's is to write it, the others' is to read it.
+        for (piece, part) in values.chunks_mut(PIECE_LENGTH).enumerate() {
+            let stage = announced + piece as u64 + 1;
+            if rank == root {
+                if piece >= PIECES_IN_FLIGHT {
+                    // All have read what was in the buffer. The root itself has written more than that.
+                    let stages = stage - PIECES_IN_FLIGHT as u64;
+                    rendezvous.wait(rank, call, Wait { stages, only: None })?;
+                }
+                self.shared.write_sums(piece, root, part);
             } else {
-                self.wait(
-                    call,
-                    Wait::Turns {
-                        segment,
-                        first: root,
-                        count: 1,
-                    },
-                )?;
-                self.copy_out(segment, values);
+                let only = Some(root);
+                rendezvous.wait(rank, call, Wait { stages: stage, only })?;
+                self.shared.read_sums(piece, root, part);
             }
+            rendezvous.advance(rank, stage);
         }
-        Ok(())
+        rendezvous.confirm(rank)
     }
 
     fn all_gather(&mut self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, SyncError> {
-        self.enter(Call::AllGather, bytes)?;
-        Ok(self.state().gathered.clone())
+        self.shared.rendezvous.announce(self.rank, Call::AllGather, bytes)?;
+        Ok(self.shared.rendezvous.gathered())
     }
 
     fn abort(&mut self, reason: &str) {
-        let mut state = self.state();
-        let from_call = state.calls_made[self.rank] + 1;
-        state.fail(
-            from_call,
-            SyncError::PeerGone {
-                rank: self.rank,
-                reason: reason.to_owned(),
-            },
-        );
-        self.shared.changed.notify_all();
+        self.shared.rendezvous.abort(self.rank, reason);
     }
 }
 
 impl Drop for InProcess {
     fn drop(&mut self) {
-        self.state().gone[self.rank] = Some(if std::thread::panicking() {
+        let reason = if std::thread::panicking() {
             "its thread panicked; the message of the panic says why"
         } else {
             "it ended while others still needed it; its own log says why"
-        });
-        self.shared.changed.notify_all();
+        };
+        self.shared.rendezvous.leave(self.rank, reason);
     }
 }
 
@@ -365,7 +317,8 @@ mod tests {
             .map(|mut transport| std::thread::spawn(move || transport.all_reduce_sum(&mut [1.0; 10])));
         let others = others.collect::<Vec<_>>();
         let third = std::thread::spawn(move || {
-            third.enter(Call::AllReduce { length: 10 }, &[]).unwrap();
+            let call = Call::AllReduce { length: 10 };
+            third.shared.rendezvous.announce(third.rank, call, &[]).unwrap();
             leave(third);
         });
         let results = others
@@ -390,42 +343,5 @@ mod tests {
             let reason = "its thread panicked; the message of the panic says why".to_owned();
             assert_eq!(result, Err(SyncError::PeerGone { rank: 2, reason }));
         }
-    }
-
-    #[test]
-    fn only_the_workers_before_in_the_order_are_needed_for_a_turn() {
-        let transport = &in_process(4, Duration::ZERO)[0];
-        let needed = |wait: Wait| {
-            (0..4)
-                .filter(|&rank| wait.needs(rank, &transport.state()))
-                .collect::<Vec<_>>()
-        };
-        let before_worker_1 = Wait::Turns {
-            segment: 2,
-            first: 2,
-            count: 3,
-        };
-        assert_eq!(needed(before_worker_1), [0, 2, 3]);
-        transport.state().turns[2] = 2;
-        assert_eq!(needed(before_worker_1), [0]);
-        transport.state().turns[2] = 3;
-        assert_eq!(needed(before_worker_1), []);
-
-        transport.state().calls_made = vec![7, 6, 7, 8];
-        assert_eq!(needed(Wait::Calls(7)), [1]);
-    }
-
-    #[test]
-    fn a_call_that_one_worker_has_come_through_succeeds_for_all() {
-        let mut transports = in_process(2, Duration::from_secs(60));
-        // Both have announced a first call. Worker 0 is through and gives up; worker 1 has not even woken up.
-        transports[0].state().calls_made = vec![1, 1];
-        transports[0].abort("out of disk");
-        assert_eq!(transports[1].wait(Call::AllGather, Wait::Calls(1)), Ok(()));
-        let gone = SyncError::PeerGone {
-            rank: 0,
-            reason: "out of disk".to_owned(),
-        };
-        assert_eq!(transports[1].all_reduce_sum(&mut [1.0]), Err(gone));
     }
 }

@@ -40,6 +40,7 @@ mod average;
 mod call;
 mod error;
 mod in_process;
+mod rendezvous;
 mod strategy;
 mod transport;
 
