@@ -25,6 +25,8 @@ mod portable;
 mod vector;
 
 #[cfg(test)]
+mod indexed_tests;
+#[cfg(test)]
 mod tests;
 
 use indexed::IndexedTile;

@@ -31,14 +31,14 @@ mod reference {
 }
 
 /// The sets that this processor has.
-fn supported() -> impl Iterator<Item = Simd> {
+pub(super) fn supported() -> impl Iterator<Item = Simd> {
     [Simd::Portable, Simd::Avx2, Simd::Avx512]
         .into_iter()
         .filter(|&simd| simd <= Simd::detect())
 }
 
 /// Numbers in -1..1 that depend on the seed alone (splitmix64).
-fn numbers(len: usize, seed: u64) -> Vec<f32> {
+pub(super) fn numbers(len: usize, seed: u64) -> Vec<f32> {
     let mut state = seed;
     let next = || {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);

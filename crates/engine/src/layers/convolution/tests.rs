@@ -266,3 +266,33 @@ fn what_does_not_fit_is_refused_with_the_remedy() {
         "other channels do"
     );
 }
+
+#[test]
+fn images_that_take_several_chunks_match_the_definition() {
+    for stride in [1, 2] {
+        let spec = ConvolutionSpec {
+            stride: vec![stride],
+            pad: vec![1],
+            ..spec(3, &[3])
+        };
+        check(&spec, &Shape::from([7, 2, 20 * stride, 21 * stride]));
+    }
+}
+
+#[test]
+fn nothing_is_left_in_the_padding_by_another_shape() {
+    let spec = ConvolutionSpec {
+        pad: vec![1],
+        ..spec(2, &[3])
+    };
+    let params = [normal(1, 2 * 9), normal(2, 2)];
+    let wide = [(Shape::from([1, 1, 3, 6]), normal(3, 18))];
+    let high = [(Shape::from([1, 1, 6, 3]), normal(4, 18))];
+    let mut layer = Convolution::new(&spec);
+    run(&mut layer, &wide, &params, 1, Phase::Train, 1);
+    let found = run(&mut layer, &high, &params, 1, Phase::Train, 1);
+    let fresh = run(&mut Convolution::new(&spec), &high, &params, 1, Phase::Train, 1);
+    assert_eq!(found.tops, fresh.tops);
+    assert_eq!(found.bottom_diffs, fresh.bottom_diffs);
+    assert_eq!(found.param_diffs, fresh.param_diffs);
+}
