@@ -150,9 +150,7 @@ impl Layer for Pooling {
                 .zip(taken_from.chunks_exact(top_count));
             let bottoms = dx.chunks_exact_mut(bottom_count).zip(x.chunks_exact(bottom_count));
             for ((dx, x), ((dy, y), taken_from)) in bottoms.zip(tops) {
-                if method != PoolingMethod::Average {
-                    dx.fill(0.0);
-                }
+                dx.fill(0.0);
                 match (method, phase) {
                     (PoolingMethod::Average, _) => windows.average_gradient(buffers, dy, dx),
                     (PoolingMethod::Stochastic, Phase::Test) => windows.weighted_average_gradient(x, y, dy, dx),

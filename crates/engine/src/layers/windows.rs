@@ -1,8 +1,8 @@
 //! The windows of pooling, a channel at a time: what each method makes of them, and the gradients.
 //!
 //! The maximum and the average first join the rows of a row of windows to one row, then the columns of each window. Both
-//! work on blocks of values side by side, one vector each, in copies of the channel and of its rows whose lengths are
-//! whole blocks.
+//! work on blocks of values side by side, one vector each. The last block of a row of the bottom overlaps the one before
+//! it; the last of a row of the top reaches into the next row, which is written afterwards.
 
 use std::{hint::select_unpredictable, ops::Range};
 
@@ -16,42 +16,57 @@ const LANES: usize = 16;
 const NO_COLUMN: i32 = i32::MAX / 2;
 
 type Values = [f32; LANES];
-type Places = [i32; LANES];
 
-/// One thread's copies.
+/// One thread's buffers.
 #[derive(Default)]
 pub struct Buffers {
-    /// The rows of the channel, each padded to whole blocks.
-    channel: Vec<Values>,
+    /// What padding counts as.
+    padding: f32,
+    /// A channel whose rows are shorter than a block, padded to blocks.
+    narrow: Vec<Values>,
     /// One row of windows, reduced from rows of the channel to one padded row.
-    row: Vec<Values>,
+    row: Vec<f32>,
     /// Where each value of that row comes from, counted from the start of the uppermost row.
-    places: Vec<Places>,
-    /// Which column of the bottom each value of a padded row is.
-    columns: Vec<Places>,
+    places: Vec<i32>,
+    /// 0, 1, 2 … for the columns of the bottom, at least a block.
+    columns: Vec<i32>,
     /// The extents of the windows along a row of the top.
     extents: Vec<Values>,
 }
 
 impl Buffers {
-    /// Makes room for these windows and fills the padding with `padding`.
+    /// Makes room for these windows.
     pub fn prepare(&mut self, windows: &Windows, padding: f32) {
         let width = &windows.width;
-        self.channel.clear();
-        self.channel
-            .resize(windows.height.input * width.blocks(), [padding; LANES]);
+        self.padding = padding;
+        let narrow_rows = if width.input < LANES { windows.height.input } else { 0 };
+        self.narrow.resize(narrow_rows, [padding; LANES]);
         self.row.clear();
-        self.row.resize(width.row_blocks(), [padding; LANES]);
+        self.row.resize(width.row_len(), padding);
         self.places.clear();
-        self.places.resize(width.row_blocks(), [NO_COLUMN; LANES]);
-        self.columns.resize(width.blocks(), [NO_COLUMN; LANES]);
-        let columns = self.columns.as_flattened_mut()[width.pad..]
-            .iter_mut()
-            .zip(0..width.input as i32);
-        columns.for_each(|(place, column)| *place = column);
+        self.places.resize(width.row_len(), NO_COLUMN);
+        self.columns.clear();
+        self.columns.extend(0..width.input as i32);
+        self.columns.resize(width.input.max(LANES), NO_COLUMN);
         self.extents.resize(width.output.div_ceil(LANES), [1.0; LANES]);
         let extents = self.extents.as_flattened_mut()[..width.output].iter_mut().enumerate();
         extents.for_each(|(output, extent)| *extent = width.extent(output) as f32);
+    }
+
+    /// Copies a channel whose rows are shorter than a block.
+    #[inline(always)]
+    fn copy_narrow(&mut self, x: &[f32], width: usize) {
+        let columns = block(&self.columns, 0);
+        for (row, values) in self.narrow.iter_mut().enumerate() {
+            let x = &x[row * width..];
+            if x.len() >= LANES {
+                let x = block(x, 0);
+                *values =
+                    std::array::from_fn(|lane| select_unpredictable(columns[lane] == NO_COLUMN, self.padding, x[lane]));
+            } else {
+                values[..width].copy_from_slice(&x[..width]);
+            }
+        }
     }
 }
 
@@ -126,16 +141,11 @@ impl Axis {
         (start + self.kernel).min(self.input + 2 * self.pad) - start
     }
 
-    /// The blocks of a row of the input with the padding before it.
-    fn blocks(&self) -> usize {
-        (self.pad + self.input).div_ceil(LANES)
-    }
-
-    /// The blocks of a row in which whole blocks of windows lie, and a kernel beyond the last block.
-    fn row_blocks(&self) -> usize {
+    /// The length of a padded row in which whole blocks of columns and of windows lie, and a kernel beyond them.
+    fn row_len(&self) -> usize {
         let windows = self.output.next_multiple_of(LANES);
-        let columns = (windows * self.stride).max(self.blocks() * LANES);
-        (columns + self.kernel).div_ceil(LANES)
+        let columns = self.pad + self.input.next_multiple_of(LANES);
+        (windows * self.stride).max(columns) + self.kernel
     }
 }
 
@@ -151,64 +161,63 @@ impl Windows {
         self.height.output * self.width.output
     }
 
-    /// Copies a channel into whole blocks; what lies around it stays.
-    fn copy_channel(&self, x: &[f32], buffers: &mut Buffers) {
-        let Axis { input, pad, .. } = self.width;
-        let rows = buffers.channel.chunks_exact_mut(self.width.blocks());
-        for (row, x) in rows.zip(x.chunks_exact(input)) {
-            row.as_flattened_mut()[pad..pad + input].copy_from_slice(x);
-        }
-    }
-
     /// The first of the greatest values of each window, and where it lies. A NaN is greater than all. `buffers` are
     /// padded with minus infinity.
     pub fn max(&self, buffers: &mut Buffers, x: &[f32], y: &mut [f32], taken_from: &mut [u32]) {
-        self.copy_channel(x, buffers);
         vectorized(
             #[inline(always)]
             || match self.width.stride {
-                1 => self.max_of_blocks(1, buffers, y, taken_from),
-                2 => self.max_of_blocks(2, buffers, y, taken_from),
-                stride => self.max_of_blocks(stride, buffers, y, taken_from),
+                1 => self.max_of_blocks(1, buffers, x, y, taken_from),
+                2 => self.max_of_blocks(2, buffers, x, y, taken_from),
+                stride => self.max_of_blocks(stride, buffers, x, y, taken_from),
             },
         );
     }
 
     #[inline(always)]
-    fn max_of_blocks(&self, stride: usize, buffers: &mut Buffers, y: &mut [f32], taken_from: &mut [u32]) {
-        let Axis { input, output, .. } = self.width;
-        let blocks = self.width.blocks();
-        let tops = y.chunks_exact_mut(output).zip(taken_from.chunks_exact_mut(output));
-        for (row, (y, taken_from)) in tops.enumerate() {
+    fn max_of_blocks(&self, stride: usize, buffers: &mut Buffers, x: &[f32], y: &mut [f32], taken_from: &mut [u32]) {
+        let Axis { input, output, pad, .. } = self.width;
+        buffers.copy_narrow(x, input);
+        let Buffers {
+            narrow,
+            row: columns,
+            places: column_places,
+            columns: column_indices,
+            ..
+        } = buffers;
+        let (x, pitch) = if narrow.is_empty() {
+            (x, input)
+        } else {
+            (narrow.as_flattened(), LANES)
+        };
+        for row in 0..self.height.output {
             let window = self.height.window(row);
             // The greatest value of each column, the first row's where two are equal.
-            for block in 0..blocks {
-                let columns = buffers.columns[block];
-                let mut values = buffers.channel[window.start * blocks + block];
-                let mut places = columns;
+            for start in block_starts(pitch) {
+                let indices = block(column_indices, start);
+                let mut values = block(x, window.start * pitch + start);
+                let mut places = indices;
                 for tap in 1..window.len() {
-                    let x = &buffers.channel[(window.start + tap) * blocks + block];
+                    let x = block(x, (window.start + tap) * pitch + start);
                     let first = (tap * input) as i32;
                     for lane in 0..LANES {
                         // Neither short circuits nor branches: they would keep the loop from being vectorised.
                         let is_better = (x[lane] > values[lane]) | x[lane].is_nan();
                         values[lane] = select_unpredictable(is_better, x[lane], values[lane]);
-                        places[lane] = select_unpredictable(is_better, columns[lane] + first, places[lane]);
+                        places[lane] = select_unpredictable(is_better, indices[lane] + first, places[lane]);
                     }
                 }
-                buffers.row[block] = values;
-                buffers.places[block] = places;
+                columns[pad + start..][..LANES].copy_from_slice(&values);
+                column_places[pad + start..][..LANES].copy_from_slice(&places);
             }
             // The greatest of the columns of each window, the first where two are equal.
-            let (columns, column_places) = (buffers.row.as_flattened(), buffers.places.as_flattened());
             let first = (window.start * input) as i32;
-            let tops = y.chunks_mut(LANES).zip(taken_from.chunks_mut(LANES));
-            for (block, (y, taken_from)) in tops.enumerate() {
+            for start in (0..output).step_by(LANES) {
                 let mut values = [f32::NEG_INFINITY; LANES];
                 let mut places = [i32::MAX; LANES];
                 for tap in 0..self.width.kernel {
-                    let x = every(stride, &columns[block * LANES * stride + tap..]);
-                    let from = every(stride, &column_places[block * LANES * stride + tap..]);
+                    let x = every(stride, &columns[start * stride + tap..]);
+                    let from = every(stride, &column_places[start * stride + tap..]);
                     for lane in 0..LANES {
                         let is_first = (x[lane] == values[lane]) & (from[lane] < places[lane]);
                         let is_better = (x[lane] > values[lane]) | x[lane].is_nan() | is_first;
@@ -217,94 +226,96 @@ impl Windows {
                     }
                 }
                 let places = places.map(|place| (place + first) as u32);
-                y.copy_from_slice(&values[..y.len()]);
-                taken_from.copy_from_slice(&places[..taken_from.len()]);
+                write_block(y, row * output + start, values);
+                write_block(taken_from, row * output + start, places);
             }
         }
     }
 
     /// The average of each window, in which padding counts as zeros. `buffers` are padded with zeros.
     pub fn average(&self, buffers: &mut Buffers, x: &[f32], y: &mut [f32]) {
-        self.copy_channel(x, buffers);
         vectorized(
             #[inline(always)]
             || match self.width.stride {
-                1 => self.average_of_blocks(1, buffers, y),
-                2 => self.average_of_blocks(2, buffers, y),
-                stride => self.average_of_blocks(stride, buffers, y),
+                1 => self.average_of_blocks(1, buffers, x, y),
+                2 => self.average_of_blocks(2, buffers, x, y),
+                stride => self.average_of_blocks(stride, buffers, x, y),
             },
         );
     }
 
     #[inline(always)]
-    fn average_of_blocks(&self, stride: usize, buffers: &mut Buffers, y: &mut [f32]) {
-        let blocks = self.width.blocks();
-        for (row, y) in y.chunks_exact_mut(self.width.output).enumerate() {
+    fn average_of_blocks(&self, stride: usize, buffers: &mut Buffers, x: &[f32], y: &mut [f32]) {
+        let Axis { input, output, pad, .. } = self.width;
+        buffers.copy_narrow(x, input);
+        let Buffers {
+            narrow,
+            row: columns,
+            extents,
+            ..
+        } = buffers;
+        let (x, pitch) = if narrow.is_empty() {
+            (x, input)
+        } else {
+            (narrow.as_flattened(), LANES)
+        };
+        for row in 0..self.height.output {
             let window = self.height.window(row);
-            for block in 0..blocks {
+            for start in block_starts(pitch) {
                 let mut sums = [0.0; LANES];
                 for row in window.clone() {
-                    add(&mut sums, &buffers.channel[row * blocks + block]);
+                    add(&mut sums, &block(x, row * pitch + start));
                 }
-                buffers.row[block] = sums;
+                columns[pad + start..][..LANES].copy_from_slice(&sums);
             }
-            let columns = buffers.row.as_flattened();
             let height = self.height.extent(row) as f32;
-            for (block, (y, widths)) in y.chunks_mut(LANES).zip(&buffers.extents).enumerate() {
+            for (start, widths) in (0..output).step_by(LANES).zip(&*extents) {
                 let mut sums = [0.0; LANES];
                 for tap in 0..self.width.kernel {
-                    add(&mut sums, &every(stride, &columns[block * LANES * stride + tap..]));
+                    add(&mut sums, &every(stride, &columns[start * stride + tap..]));
                 }
                 for lane in 0..LANES {
                     sums[lane] /= height * widths[lane];
                 }
-                y.copy_from_slice(&sums[..y.len()]);
+                write_block(y, row * output + start, sums);
             }
         }
     }
 
-    /// Writes to `dx` what `average` hands back. `buffers` are padded with zeros.
+    /// Adds to `dx` what `average` hands back. `buffers` are padded with zeros.
     pub fn average_gradient(&self, buffers: &mut Buffers, dy: &[f32], dx: &mut [f32]) {
-        let Axis {
-            input,
-            output,
-            kernel,
-            stride,
-            pad,
-        } = self.width;
-        let blocks = self.width.blocks();
-        buffers.channel.fill([0.0; LANES]);
-        for (row, dy) in dy.chunks_exact(output).enumerate() {
-            let height = self.height.extent(row) as f32;
-            // The share of each window stands behind `kernel - 1` zeros, where its last column begins …
-            let shares = &mut buffers.row.as_flattened_mut()[kernel - 1..];
-            let widths = buffers.extents.as_flattened();
-            let shares = shares.iter_mut().step_by(stride);
-            shares
-                .zip(dy.iter().zip(widths))
-                .for_each(|(share, (dy, width))| *share = dy / (height * width));
-            let (shares, window) = (buffers.row.as_flattened(), self.height.window(row));
-            let channel = &mut buffers.channel[window.start * blocks..window.end * blocks];
-            vectorized(
-                #[inline(always)]
-                || {
-                    // … so that the windows over a column are the `kernel` values from it on.
-                    for block in 0..blocks {
+        vectorized(
+            #[inline(always)]
+            || {
+                let Axis {
+                    input,
+                    output,
+                    kernel,
+                    stride,
+                    pad,
+                } = self.width;
+                let widths = buffers.extents.as_flattened();
+                for (row, dy) in dy.chunks_exact(output).enumerate() {
+                    let height = self.height.extent(row) as f32;
+                    // The share of each window stands where its last column does …
+                    let shares = buffers.row[kernel - 1..].iter_mut().step_by(stride);
+                    for ((share, dy), width) in shares.zip(dy).zip(widths) {
+                        *share = dy / (height * width);
+                    }
+                    for start in (0..input).step_by(LANES) {
+                        // … so that the windows over a column are those of the `kernel` values from it on.
                         let mut sums = [0.0; LANES];
                         for tap in 0..kernel {
-                            add(&mut sums, &every(1, &shares[block * LANES + tap..]));
+                            add(&mut sums, &block(&buffers.row, pad + start + tap));
                         }
-                        for row in channel.chunks_exact_mut(blocks) {
-                            add(&mut row[block], &sums);
+                        for row in self.height.window(row) {
+                            let dx = &mut dx[row * input + start..(row + 1) * input];
+                            dx.iter_mut().zip(&sums).for_each(|(dx, sum)| *dx += sum);
                         }
                     }
-                },
-            );
-        }
-        let rows = buffers.channel.chunks_exact(blocks);
-        for (row, dx) in rows.zip(dx.chunks_exact_mut(input)) {
-            dx.copy_from_slice(&row.as_flattened()[pad..pad + input]);
-        }
+                }
+            },
+        );
     }
 
     /// The indices in a channel of window `output`, row by row.
@@ -358,11 +369,38 @@ impl Windows {
     }
 }
 
+/// Where the blocks of a row of `width` values begin, a block or more; the last may overlap the one before it.
+#[inline(always)]
+fn block_starts(width: usize) -> impl Iterator<Item = usize> {
+    (0..width).step_by(LANES).map(move |start| start.min(width - LANES))
+}
+
+/// The block from `start` on. Copied whole: taken value by value it would not become a vector.
+#[inline(always)]
+fn block<T: Copy + Default>(values: &[T], start: usize) -> [T; LANES] {
+    let mut block = [T::default(); LANES];
+    block.copy_from_slice(&values[start..][..LANES]);
+    block
+}
+
 /// Every `stride`th value.
 #[inline(always)]
-fn every<T: Copy>(stride: usize, values: &[T]) -> [T; LANES] {
+fn every<T: Copy + Default>(stride: usize, values: &[T]) -> [T; LANES] {
+    if stride == 1 {
+        return block(values, 0);
+    }
     let values = &values[..(LANES - 1) * stride + 1];
     std::array::from_fn(|lane| values[lane * stride])
+}
+
+/// Writes a block from `start` on, or what fits of it.
+#[inline(always)]
+fn write_block<T: Copy>(values: &mut [T], start: usize, block: [T; LANES]) {
+    let values = &mut values[start..];
+    match values.first_chunk_mut() {
+        Some(values) => *values = block,
+        None => values.copy_from_slice(&block[..values.len()]),
+    }
 }
 
 #[inline(always)]
