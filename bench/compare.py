@@ -189,8 +189,8 @@ class Peaks:
         return max(self.best[kind, threads] for kind in self.KINDS[1:])
 
 
-def measure(args, peaks):
-    samples = Samples()
+def measure(args, peaks, samples):
+    """Runs the rounds, and yields after each."""
     training = [case for case in TRAINING if case.net in args.nets]
     inference = [case for case in INFERENCE if case.net in args.nets]
     for number in range(args.rounds):
@@ -206,7 +206,7 @@ def measure(args, peaks):
                 result = run_case(case, contestant, threads, iterations, limits)
                 samples.add(table, case, threads, contestant, result)
         print(f"round {number + 1} of {args.rounds} done", flush=True)
-    return samples
+        yield number + 1
 
 
 def with_quartiles(values, digits):
@@ -332,14 +332,14 @@ def versions(samples):
     )
 
 
-def report(args, samples, peaks, load_before):
+def report(args, rounds, samples, peaks, load_before):
     training = [case for case in TRAINING if case.net in args.nets]
     inference = [case for case in INFERENCE if case.net in args.nets]
     parts = [
         f"# SparkNet and PyTorch on one CPU, {datetime.date.today()}",
         f"- machine: {machine()}\n- versions: {versions(samples)}\n"
         f"- load average before and after: {load_before:.1f}, {os.getloadavg()[0]:.1f} (0 before: nothing disturbs)\n"
-        f"- {args.rounds} rounds{', quick: too few to quote' if args.quick else ''}. In each round every contestant "
+        f"- rounds: {rounds}{', quick: too few to quote' if args.quick else ''}. In each round every contestant "
         "runs each net once, in a process of its own and in turn, and gives the median of its steps.",
         "Times are medians over the rounds, with their quartiles in brackets. A ratio is PyTorch's median time through "
         "ours, above 1 where SparkNet is faster; in brackets the quartiles of the ratios of single rounds. A step is "
@@ -403,15 +403,17 @@ def main():
     if args.check:
         return
     load_before = os.getloadavg()[0]
-    with tempfile.TemporaryDirectory() as folder:
-        peaks = Peaks(Path(folder))
-        samples = measure(args, peaks)
-    text = report(args, samples, peaks, load_before)
     path = result_path(args.quick)
     path.parent.mkdir(exist_ok=True)
-    whole = path.with_suffix(".tmp")
-    whole.write_text(text)
-    whole.replace(path)
+    samples, text = Samples(), ""
+    with tempfile.TemporaryDirectory() as folder:
+        peaks = Peaks(Path(folder))
+        # After each round, so that whoever has no time for the rest has a report of those before.
+        for rounds in measure(args, peaks, samples):
+            text = report(args, rounds, samples, peaks, load_before)
+            whole = path.with_suffix(".tmp")
+            whole.write_text(text)
+            whole.replace(path)
     print(f"\n{text}\nwritten to {path.relative_to(ROOT)}")
 
 
