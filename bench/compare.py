@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +89,11 @@ INFERENCE = [
 GOAL_SCALING = 1.8
 GOAL_AVX2 = 1.0
 
+# Other programs may use this share of the processor. PyTorch's threads spin while they wait for one another, so on a
+# busy machine they lose far more time than ours, and the ratios flatter us.
+QUIET = 0.05
+NOT_TO_QUOTE = "these numbers mean nothing, stop those and run this again"
+
 
 def run(command, limits=None):
     """A command's standard output, and the most memory that it held, in MiB."""
@@ -132,11 +138,28 @@ def check_nets_are_the_same(cases):
         print(f"{case.net}: {len(our_layers)} layers alike, {ours['parameters']} parameters", flush=True)
 
 
+def processor_ticks():
+    """What all cores spent in work, and in all, since the machine started; (0, 0) where Linux does not tell."""
+    stat = Path("/proc/stat")
+    ticks = [int(field) for field in stat.read_text().splitlines()[0].split()[1:9]] if stat.exists() else [0] * 8
+    idle = ticks[3] + ticks[4]
+    return sum(ticks) - idle, sum(ticks)
+
+
+def share_of_others():
+    """How much of the processor other programs use: of three seconds in which this one sleeps."""
+    busy, total = processor_ticks()
+    time.sleep(3)
+    busy_after, total_after = processor_ticks()
+    return (busy_after - busy) / max(1, total_after - total)
+
+
 class Samples:
     """What the rounds gave, by table, case, threads and contestant."""
 
     def __init__(self):
         self.results = {}
+        self.share_of_others = 0.0
 
     def add(self, table, case, threads, contestant, result):
         self.results.setdefault((table, case.name, threads, contestant), []).append(result)
@@ -189,12 +212,15 @@ class Peaks:
         return max(self.best[kind, threads] for kind in self.KINDS[1:])
 
 
-def measure(args, peaks):
-    samples = Samples()
+def measure(args, peaks, samples):
+    """Runs the rounds, and yields after each."""
     training = [case for case in TRAINING if case.net in args.nets]
     inference = [case for case in INFERENCE if case.net in args.nets]
     for number in range(args.rounds):
         order = CONTESTANTS[number % 3 :] + CONTESTANTS[: number % 3]
+        samples.share_of_others = max(samples.share_of_others, share_of_others())
+        if samples.share_of_others > QUIET:
+            print(f"other programs use {samples.share_of_others:.0%} of the processor: {NOT_TO_QUOTE}", flush=True)
         for threads in (1, 2):
             peaks.measure(threads)
         plan = [("train", case, threads, None) for case in training for threads in (1, 2)]
@@ -206,7 +232,7 @@ def measure(args, peaks):
                 result = run_case(case, contestant, threads, iterations, limits)
                 samples.add(table, case, threads, contestant, result)
         print(f"round {number + 1} of {args.rounds} done", flush=True)
-    return samples
+        yield number + 1
 
 
 def with_quartiles(values, digits):
@@ -332,14 +358,15 @@ def versions(samples):
     )
 
 
-def report(args, samples, peaks, load_before):
+def report(args, rounds, samples, peaks):
     training = [case for case in TRAINING if case.net in args.nets]
     inference = [case for case in INFERENCE if case.net in args.nets]
     parts = [
         f"# SparkNet and PyTorch on one CPU, {datetime.date.today()}",
         f"- machine: {machine()}\n- versions: {versions(samples)}\n"
-        f"- load average before and after: {load_before:.1f}, {os.getloadavg()[0]:.1f} (0 before: nothing disturbs)\n"
-        f"- {args.rounds} rounds{', quick: too few to quote' if args.quick else ''}. In each round every contestant "
+        f"- other programs: at most {samples.share_of_others:.0%} of the processor, seen before each round"
+        f"{f'. **{NOT_TO_QUOTE}**' if samples.share_of_others > QUIET else ''}\n"
+        f"- rounds: {rounds}{', quick: too few to quote' if args.quick else ''}. In each round every contestant "
         "runs each net once, in a process of its own and in turn, and gives the median of its steps.",
         "Times are medians over the rounds, with their quartiles in brackets. A ratio is PyTorch's median time through "
         "ours, above 1 where SparkNet is faster; in brackets the quartiles of the ratios of single rounds. A step is "
@@ -402,16 +429,17 @@ def main():
     check_nets_are_the_same([case for case in TRAINING if case.net in args.nets])
     if args.check:
         return
-    load_before = os.getloadavg()[0]
-    with tempfile.TemporaryDirectory() as folder:
-        peaks = Peaks(Path(folder))
-        samples = measure(args, peaks)
-    text = report(args, samples, peaks, load_before)
     path = result_path(args.quick)
     path.parent.mkdir(exist_ok=True)
-    whole = path.with_suffix(".tmp")
-    whole.write_text(text)
-    whole.replace(path)
+    samples, text = Samples(), ""
+    with tempfile.TemporaryDirectory() as folder:
+        peaks = Peaks(Path(folder))
+        # After each round, so that whoever has no time for the rest has a report of those before.
+        for rounds in measure(args, peaks, samples):
+            text = report(args, rounds, samples, peaks)
+            whole = path.with_suffix(".tmp")
+            whole.write_text(text)
+            whole.replace(path)
     print(f"\n{text}\nwritten to {path.relative_to(ROOT)}")
 
 
