@@ -11,6 +11,7 @@
 use sparknet_sync::{Average, HistoryPolicy, Replica, SyncStrategy, in_process};
 use std::hint::black_box;
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// CaffeNet's and LeNet's number of weights.
@@ -40,79 +41,77 @@ fn main() {
     }
 }
 
-/// Times in ms of passes and of rounds, taken in turn.
+/// Times in ms of passes and of rounds, taken in turn, each from when the first worker begins to when the last one ends.
 fn measure(length: usize, world: usize, policy: HistoryPolicy, budget: Duration) -> (Vec<f64>, Vec<f64>) {
     let barrier = &Barrier::new(world);
-    let began = Instant::now();
-    std::thread::scope(|scope| {
+    let enough = &AtomicBool::new(false);
+    let begin = Instant::now();
+    let spans = std::thread::scope(|scope| {
         let threads = in_process(world, Duration::from_secs(60))
             .into_iter()
             .map(|mut transport| {
                 scope.spawn(move || {
                     let mut strategy = Average::new(1, policy).expect("tau is 1");
                     let mut params = vec![1.0f32; length];
-                    let mut history = vec![1.0f32; if policy == HistoryPolicy::Average { length } else { 0 }];
-                    let (mut passes, mut rounds) = (Vec::new(), Vec::new());
-                    let mut enough = false;
+                    let with_history = policy == HistoryPolicy::Average;
+                    let mut history = vec![1.0f32; if with_history { length } else { 0 }];
+                    let mut spans = Vec::new();
                     // The first turn touches the memory and does not count.
                     for turn in 0..=MAX_TURNS {
-                        let (pass, _) = timed(barrier, || {
+                        let pass = timed(barrier, || {
                             for arena in [&mut params, &mut history] {
                                 for value in black_box(arena) {
                                     *value *= 1.000_1;
                                 }
                             }
                         });
-                        let (round, now) = timed(barrier, || {
+                        let round = timed(barrier, || {
                             let replica = Replica {
                                 params: black_box(&mut params),
                                 gradients: &mut [],
-                                histories: &mut std::iter::once(black_box(&mut history[..])),
+                                histories: &mut with_history.then_some(black_box(&mut history[..])).into_iter(),
                             };
-                            strategy
-                                .after_update(1, replica, &mut transport)
-                                .expect("all workers are here");
+                            let result = strategy.after_update(1, replica, &mut transport);
+                            result.expect("all workers are here");
                         });
                         if turn > 0 {
-                            passes.push(pass);
-                            rounds.push(round);
+                            spans.push([pass, round]);
                         }
-                        // Worker 0's answer counts, or workers would end at different turns.
-                        enough |= turn >= MIN_TURNS && now - began > budget;
-                        let mut stop = [if enough { 1.0f32 } else { 0.0 }];
-                        sparknet_sync::Transport::broadcast(&mut transport, 0, &mut stop)
-                            .expect("all workers are here");
-                        if stop[0] == 1.0 {
+                        if turn >= MIN_TURNS && begin.elapsed() > budget {
+                            enough.store(true, Relaxed);
+                        }
+                        // All see the same answer: nobody can change it before all are at the next barrier.
+                        barrier.wait();
+                        if enough.load(Relaxed) {
                             break;
                         }
+                        barrier.wait();
                     }
-                    (passes, rounds)
+                    spans
                 })
             });
-        let threads = threads.collect::<Vec<_>>();
-        let mut results = threads
-            .into_iter()
-            .map(|thread| thread.join().expect("no worker panics"));
-        let (mut passes, mut rounds) = results.next().expect("there is a worker");
-        // What counts is the slowest worker.
-        for (others_passes, others_rounds) in results {
-            for (times, others) in [(&mut passes, others_passes), (&mut rounds, others_rounds)] {
-                for (time, other) in times.iter_mut().zip(others) {
-                    *time = time.max(other);
-                }
-            }
-        }
-        (passes, rounds)
-    })
+        let threads = threads.collect::<Vec<_>>().into_iter();
+        threads
+            .map(|thread| thread.join().expect("no worker panics"))
+            .collect::<Vec<_>>()
+    });
+    let time = |turn: usize, what: usize| {
+        let began = spans.iter().map(|spans| spans[turn][what].0).min();
+        let ended = spans.iter().map(|spans| spans[turn][what].1).max();
+        ended
+            .zip(began)
+            .map_or(0.0, |(ended, began)| (ended - began).as_secs_f64() * 1e3)
+    };
+    let times = |what| (0..spans[0].len()).map(|turn| time(turn, what)).collect();
+    (times(0), times(1))
 }
 
-/// The time in ms that this worker takes, from when all are ready, and the time it ends.
-fn timed(barrier: &Barrier, work: impl FnOnce()) -> (f64, Instant) {
+/// When this worker begins and ends its work. All begin together.
+fn timed(barrier: &Barrier, work: impl FnOnce()) -> (Instant, Instant) {
     barrier.wait();
     let began = Instant::now();
     work();
-    let ended = Instant::now();
-    ((ended - began).as_secs_f64() * 1e3, ended)
+    (began, Instant::now())
 }
 
 struct Quartiles {

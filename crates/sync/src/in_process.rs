@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// How many values of each worker are in one piece of a call. Larger pieces leave the cache before they are done with,
 /// smaller ones cost more waiting for each other.
-const PIECE_LENGTH: usize = 16 * 1024;
+const PIECE_LENGTH: usize = 64 * 1024;
 
 /// How many pieces are on their way at once: one that is handed out, one that is summed and one that is collected.
 const PIECES_IN_FLIGHT: usize = 3;

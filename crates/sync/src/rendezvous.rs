@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 /// A worker counts the stages of its calls that it has done, from the first call to the last. Workers that make the
 /// same calls count the same stages, so whatever one of them waits for is a count of the others. Counts are atomic:
 /// where nobody has to wait, a stage costs one store and one load a worker. A worker that does have to wait spins for
-/// some microseconds, then sleeps, and is woken when what it waits for has come.
+/// a moment, then sleeps, and is woken when what it waits for has come.
 pub(crate) struct Rendezvous {
     timeout: Duration,
     /// How often a worker looks again before it sleeps.
@@ -71,11 +71,12 @@ pub(crate) struct Wait {
 
 impl Rendezvous {
     pub(crate) fn new(world: usize, timeout: Duration) -> Self {
-        // Where there are more workers than cores, spinning keeps the core from the worker that is waited for.
+        // Spinning keeps the core from the worker that is waited for, if that has none: always where there are more
+        // workers than cores, and often where others compute as well. Then long spinning costs many times the work.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             timeout,
-            spins: if world <= cores { 1000 } else { 0 },
+            spins: if world <= cores { 100 } else { 0 },
             stages_done: (0..world).map(|_| OwnCacheLine::default()).collect(),
             sleepers: AtomicUsize::new(0),
             state: Mutex::new(State {

@@ -440,3 +440,38 @@ fn an_average_is_the_sum_divided_by_the_number_of_workers() {
     });
     assert!(results.iter().all(|result| bits(result) == bits(&expected)));
 }
+
+#[test]
+fn a_sum_on_one_worker_and_an_average_on_another_are_an_error_on_all() {
+    let results = run(2, |mut transport| {
+        let mut values = [1.0; 4];
+        let result = match transport.rank() {
+            0 => transport.all_reduce_sum(&mut values),
+            _ => transport.all_reduce_average(&mut values),
+        };
+        (result, values)
+    });
+    for (result, values) in results {
+        assert!(matches!(result, Err(SyncError::OutOfStep { .. })), "{result:?}");
+        assert_eq!(values, [1.0; 4]);
+    }
+}
+
+/// Enough for every buffer to be used again, with a last piece that is shorter.
+#[test]
+fn averages_of_many_pieces_have_the_bits_of_the_documented_order() {
+    for world in [2, 3, 4] {
+        let inputs = inputs(world, 600_011, 3);
+        let sums = documented_sum(&inputs);
+        let expected = sums.iter().map(|sum| sum / world as f32).collect::<Vec<_>>();
+        let results = run(world, |mut transport| {
+            let mut values = inputs[transport.rank()].clone();
+            transport.all_reduce_average(&mut values).unwrap();
+            values
+        });
+        assert!(
+            results.iter().all(|result| bits(result) == bits(&expected)),
+            "{world} workers"
+        );
+    }
+}
