@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use sparknet_data::{ConvertOptions, convert as run_convert};
+use sparknet_data::{ConvertOptions, convert as run_convert, remove_unfinished};
+use sparknet_train::signals::clean_up_on_stop;
 
 use crate::{Outcome, output};
 
@@ -52,6 +53,7 @@ Examples:
   sparknet convert images/ train.txt train_lmdb --encoded";
 
 pub fn convert(args: &Args) -> Outcome {
+    clean_up_on_stop(remove_unfinished)?;
     let options = ConvertOptions {
         root: args.root.clone(),
         list: args.list.clone(),

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use sparknet_data::{DatasetKind, build_dataset};
+use sparknet_data::{DatasetKind, build_dataset, remove_unfinished};
+use sparknet_train::signals::clean_up_on_stop;
 
 use crate::{Outcome, output};
 
@@ -38,6 +39,7 @@ fn kinds() -> impl TypedValueParser<Value = DatasetKind> {
 }
 
 pub fn dataset(args: &Args) -> Outcome {
+    clean_up_on_stop(remove_unfinished)?;
     let report = build_dataset(args.name, &args.dir, args.source.as_deref(), &mut output::warn)?;
     let mut lines = vec![
         format!("{}: {} records", report.train.display(), report.train_records),

@@ -41,6 +41,7 @@ enum PhaseArg {
 
 pub fn draw(args: &Args) -> Outcome {
     output::check_file(&args.out)?;
+    output::check_apart(&[&args.out], &[&args.net])?;
     let source = match args.phase {
         PhaseArg::Train => NetSource::read(&args.net, Phase::Train, &args.stages.stages())?,
         PhaseArg::Test => NetSource::read(&args.net, Phase::Test, &args.stages.stages())?,

@@ -24,6 +24,7 @@ It also prints the mean of each channel, for transform_param's mean_value.";
 
 pub fn mean(args: &Args) -> Outcome {
     output::check_file(&args.out)?;
+    output::check_apart(&[&args.out], &[&args.db])?;
     let report = compute_mean(&args.db, Backend::detect(&args.db)?, &args.out)?;
     let [channels, height, width] = report.shape;
     let mut lines = vec![format!(

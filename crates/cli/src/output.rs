@@ -60,6 +60,35 @@ pub fn check_file(path: &Path) -> Result<(), Error> {
     }
 }
 
+/// Checks that nothing of what a command reads, and no other output, is lost by writing `outputs`.
+///
+/// # Errors
+/// An output that is one of `inputs`, or another output.
+pub fn check_apart<'a>(outputs: &[&'a Path], inputs: &[&'a Path]) -> Result<(), Error> {
+    // A file that is not there yet has no other name that anyone could know it by.
+    let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let mut seen: Vec<_> = inputs.iter().map(|path| real(path)).collect();
+    for output in outputs {
+        let path = real(output);
+        // Many may write to one terminal.
+        if fs::metadata(&path).is_ok_and(|metadata| !metadata.is_file()) {
+            continue;
+        }
+        if let Some(place) = seen.iter().position(|other| *other == path) {
+            return Err(Error::Path {
+                path: output.to_path_buf(),
+                fact: if place < inputs.len() {
+                    "the command reads this file: name another one to write".to_owned()
+                } else {
+                    "two outputs have this name: name a file for each".to_owned()
+                },
+            });
+        }
+        seen.push(path);
+    }
+    Ok(())
+}
+
 /// Writes a text file, whole or not at all.
 ///
 /// # Errors

@@ -1,6 +1,10 @@
 //! `sparknet test`
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde::Serialize;
 use sparknet_engine::Phase;
@@ -77,6 +81,12 @@ impl<'a> TestReport<'a> {
 pub fn test(args: &Args) -> Outcome {
     if let Some(path) = &args.evaluation_json {
         output::check_file(path)?;
+        let inputs: Vec<&Path> = [&args.model]
+            .into_iter()
+            .chain(&args.weights)
+            .map(PathBuf::as_path)
+            .collect();
+        output::check_apart(&[path], &inputs)?;
     }
     let settings = TestSettings {
         net: NetSource::read(&args.model, Phase::Test, &args.stages.stages())?,

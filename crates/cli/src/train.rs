@@ -1,6 +1,9 @@
 //! `sparknet train`
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{
     ValueEnum,
@@ -127,9 +130,10 @@ pub fn train(args: &Args) -> Outcome {
     if let Some(path) = &args.evaluation_json {
         output::check_file(path)?;
     }
+    check_outputs(args, &job)?;
+    let mut sinks = sinks(args, job.solver.max_iter)?;
     let control = Control::default();
     control.listen(args.sigint_effect, args.sighup_effect)?;
-    let mut sinks = sinks(args, job.solver.max_iter)?;
     let settings = RunSettings {
         workers: args.workers,
         threads: args.threads,
@@ -143,6 +147,14 @@ pub fn train(args: &Args) -> Outcome {
     };
     let result = run(settings, &mut sinks)?;
     conclude(args, &result)
+}
+
+fn check_outputs(args: &Args, job: &Job) -> Result<(), Error> {
+    let outputs = [&args.log, &args.events, &args.evaluation_json];
+    let outputs: Vec<&Path> = outputs.into_iter().flatten().map(PathBuf::as_path).collect();
+    let inputs = [&args.solver].into_iter().chain(&args.snapshot).chain(&args.weights);
+    let inputs: Vec<&Path> = inputs.chain(&job.net_paths).map(PathBuf::as_path).collect();
+    output::check_apart(&outputs, &inputs)
 }
 
 fn sync(args: &Args) -> Result<Sync, Error> {

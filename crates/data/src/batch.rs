@@ -16,6 +16,9 @@ use crate::record::{Pixels, Record};
 use crate::source::{Backend, Source, open_source};
 use crate::transform::{TransformSpec, Transformer, Values};
 
+/// More batches than this never wait, whatever a net asks for: they would only fill the memory.
+const MAX_PREFETCH: usize = 1024;
+
 /// What a [`BatchReader`] reads.
 #[derive(Debug, Clone)]
 pub struct BatchConfig {
@@ -37,7 +40,7 @@ pub struct BatchConfig {
     pub seed: u64,
     /// Batches that this worker already took before a resume; the reader goes on behind them.
     pub start_batches: u64,
-    /// How many finished batches may wait; at least 1 is used.
+    /// How many finished batches may wait; at least 1 and at most 1024 is used.
     pub prefetch: usize,
     /// What happens at the end of the data.
     pub end: End,
@@ -144,7 +147,7 @@ impl BatchReader {
         let mut record = Record::default();
         source.seek(0)?;
         source.read(&mut record)?;
-        let (prefetch, path) = (config.prefetch.max(1), config.source);
+        let (prefetch, path) = (config.prefetch.clamp(1, MAX_PREFETCH), config.source);
         let (spare, spares) = sync_channel(prefetch + 2);
         let stop = Arc::new(AtomicBool::new(false));
         let mut producer = Producer {

@@ -18,6 +18,8 @@ use crate::resize::resize;
 const JPEG_QUALITY: u8 = 95;
 /// JPEG's limit, and far below what would not fit into memory.
 const MAX_SIDE: usize = 65_535;
+/// How much of a bad line is shown: a file that is no list may be one line of gigabytes.
+const MAX_SHOWN_CHARS: usize = 100;
 /// Lines that are decoded together, spread over the cores; bounds the memory.
 const LINES_AT_ONCE: usize = 256;
 
@@ -146,7 +148,15 @@ impl Line {
 }
 
 fn read_list(list: &Path) -> Result<Vec<Line>, DataError> {
-    let text = fs::read_to_string(list).map_err(|cause| DataError::io("read", list, cause))?;
+    let bytes = fs::read(list).map_err(|cause| DataError::io("read", list, cause))?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        DataError::BadListLine {
+            list: list.to_path_buf(),
+            line: valid.iter().filter(|byte| **byte == b'\n').count() + 1,
+            detail: "not UTF-8 text: give a text file with a path and a label a line".to_string(),
+        }
+    })?;
     let mut lines = Vec::new();
     for (index, line) in text.lines().enumerate() {
         let line = line.trim_end();
@@ -164,7 +174,11 @@ fn read_list(list: &Path) -> Result<Vec<Line>, DataError> {
         match parsed {
             Some(line) if !line.path.is_empty() => lines.push(line),
             _ => {
-                let detail = format!("`{line}` is not a path, a space and a label that is a whole number");
+                let shown: String = line.chars().take(MAX_SHOWN_CHARS).collect();
+                let detail = format!(
+                    "`{}` is not a path, a space and a label that is a whole number",
+                    shown.escape_debug()
+                );
                 return Err(DataError::BadListLine {
                     list: list.to_path_buf(),
                     line: index + 1,

@@ -197,6 +197,25 @@ pub fn build_dataset(
     source: Option<&Path>,
     progress: &mut dyn FnMut(&str),
 ) -> Result<DatasetReport, DataError> {
+    if let Some(source) = source.filter(|source| !source.is_dir()) {
+        fs::metadata(source).map_err(|cause| DataError::io("read", source, cause))?;
+        return Err(DataError::SourceIsFile(source.to_path_buf()));
+    }
+    let is_new = !dir.exists();
+    let report = complete_dataset(kind, dir, source, progress);
+    if report.is_err() && is_new {
+        // It goes only if nothing is in it; downloaded files stay for the next attempt.
+        let _ = fs::remove_dir(dir);
+    }
+    report
+}
+
+fn complete_dataset(
+    kind: DatasetKind,
+    dir: &Path,
+    source: Option<&Path>,
+    progress: &mut dyn FnMut(&str),
+) -> Result<DatasetReport, DataError> {
     let (train, test) = (kind.lmdb(dir, Half::Train), kind.lmdb(dir, Half::Test));
     let mean = (kind == DatasetKind::Cifar10).then(|| dir.join("mean.binaryproto"));
     let is_complete = train.exists() && test.exists() && mean.as_ref().is_none_or(|mean| mean.exists());
@@ -320,9 +339,6 @@ fn find_raw(
         .collect();
     if kind == DatasetKind::FashionMnist {
         folders.push(PathBuf::from(DEBIAN_FASHION_MNIST));
-    }
-    if let Some(source) = source.filter(|source| !source.is_dir()) {
-        return Err(DataError::Missing(source.to_path_buf()));
     }
     if kind == DatasetKind::Cifar10 {
         let with_archive_folder = folders

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use md5::{Digest, Md5};
 
 use crate::DataError;
+use crate::unfinished::Unfinished;
 
 /// Longest time for one file, in seconds.
 const MAX_TIME_S: &str = "900";
@@ -26,7 +27,6 @@ pub(crate) struct RawFile {
 /// Downloads a file into `folder`, from the first mirror that has it whole, unless it is there whole.
 pub(crate) fn fetch(raw: &RawFile, folder: &Path, progress: &mut dyn FnMut(&str)) -> Result<PathBuf, DataError> {
     let target = folder.join(raw.name);
-    let partial = folder.join(format!("{}.tmp-{}", raw.name, std::process::id()));
     if md5_of(&target).is_ok_and(|md5| md5 == raw.md5) {
         return Ok(target);
     }
@@ -34,11 +34,11 @@ pub(crate) fn fetch(raw: &RawFile, folder: &Path, progress: &mut dyn FnMut(&str)
     for mirror in raw.mirrors {
         let url = format!("{mirror}{}", raw.name);
         progress(&format!("downloading {url}"));
-        match run_curl(&url, &partial).and_then(|()| accept(&partial, raw.md5, &target)) {
+        let partial = Unfinished::beside(&target);
+        match run_curl(&url, partial.path()).and_then(|()| accept(partial.path(), raw.md5, &target)) {
             Ok(()) => return Ok(target),
             Err(cause) => causes.push(cause),
         }
-        let _ = fs::remove_file(&partial);
     }
     causes.dedup();
     Err(DataError::Download {

@@ -20,6 +20,9 @@ pub enum DataError {
     /// A path that the user gave does not exist.
     #[error("{path} does not exist: check the path, which is taken from the folder that the command runs in", path = .0.display())]
     Missing(PathBuf),
+    /// A folder of raw files was expected, but the path is a file.
+    #[error("{path} is a file: give the folder that it is in", path = .0.display())]
+    SourceIsFile(PathBuf),
     /// An LMDB was expected, but the path is a file.
     #[error("{path} is a file, but an LMDB is a folder with a data.mdb in it: give the folder", path = .0.display())]
     LmdbIsFile(PathBuf),

@@ -21,6 +21,7 @@ mod record;
 mod resize;
 mod source;
 mod transform;
+mod unfinished;
 
 pub use batch::{Batch, BatchConfig, BatchReader};
 pub use cifar10::Cifar10Source;
@@ -36,3 +37,4 @@ pub use plan::{End, Shard};
 pub use record::{Pixels, Record};
 pub use source::{Backend, Source, open_source};
 pub use transform::{TransformSpec, Transformer, Values};
+pub use unfinished::remove_unfinished;

@@ -1,20 +1,24 @@
 //! Writing LMDBs, through the C library: whole or not at all.
 
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use heed::types::Bytes;
-use heed::{CommitOrAbort, Env, EnvOpenOptions, MdbError, PutFlags};
+use heed::{CommitOrAbort, Env, EnvFlags, EnvOpenOptions, MdbError, PutFlags};
 use prost::Message;
 use sparknet_proto::caffe::Datum;
 
 use crate::DataError;
+use crate::unfinished::Unfinished;
 
 /// The map's first size; a multiple of every page size. It doubles whenever it is full.
 const FIRST_MAP_BYTES: usize = 1 << 24;
 /// A transaction ends after so many records, as in Caffe's converters, or so many bytes.
 const TRANSACTION_RECORDS: usize = 1000;
 const TRANSACTION_BYTES: usize = 1 << 26;
+/// More than a transaction writes at once before the disk is full.
+const PROBE_BYTES: usize = 1 << 20;
 /// Caffe's converters cut keys to this length.
 const MAX_KEY_BYTES: usize = 255;
 
@@ -22,7 +26,7 @@ const MAX_KEY_BYTES: usize = 255;
 /// removes what it wrote.
 pub struct LmdbWriter {
     target: PathBuf,
-    temporary: PathBuf,
+    temporary: Unfinished,
     /// Present until the LMDB is finished.
     env: Option<Env>,
     map_bytes: usize,
@@ -41,24 +45,17 @@ impl LmdbWriter {
         if fs::symlink_metadata(target).is_ok() {
             return Err(DataError::Exists(target.to_path_buf()));
         }
-        let mut name = target.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".tmp-{}", std::process::id()));
-        let temporary = target.with_file_name(name);
-        // What a killed process with the same number left behind is of no use to anyone.
-        let _ = fs::remove_dir_all(&temporary);
-        fs::create_dir_all(&temporary).map_err(|cause| DataError::io("make the folder", &temporary, cause))?;
+        let temporary = Unfinished::beside(target);
+        let folder = temporary.path();
+        fs::create_dir_all(folder).map_err(|cause| DataError::io("make the folder", folder, cause))?;
         let mut options = EnvOpenOptions::new();
         options.map_size(FIRST_MAP_BYTES);
-        // SAFETY: the mapped file lies in a folder that was made above and that carries this process's number, so nobody else
-        // changes it while it is mapped.
-        let env = unsafe { options.open(&temporary) };
-        let env = env.map_err(|cause| {
-            let _ = fs::remove_dir_all(&temporary);
-            DataError::LmdbWrite {
-                path: target.to_path_buf(),
-                cause: cause.to_string(),
-            }
-        })?;
+        // SAFETY: nobody else knows of the folder, so nobody has to be locked out. With a lock file, which is mapped and
+        // written to, a full disk would end the process by SIGBUS.
+        unsafe { options.flags(EnvFlags::NO_LOCK) };
+        // SAFETY: the mapped file lies in a folder that was made above under a name of its own, so nobody else changes it
+        // while it is mapped.
+        let env = unsafe { options.open(folder) }.map_err(|cause| write_error(target, folder, &cause))?;
         Ok(Self {
             target: target.to_path_buf(),
             temporary,
@@ -90,8 +87,6 @@ impl LmdbWriter {
         if let Some(env) = self.env.take() {
             env.prepare_for_closing().wait();
         }
-        // Readers make their own lock file if they want one.
-        let _ = fs::remove_file(self.temporary.join("lock.mdb"));
         if fs::symlink_metadata(&self.target).is_ok() {
             return Err(DataError::Exists(self.target.clone()));
         }
@@ -101,8 +96,9 @@ impl LmdbWriter {
             .parent()
             .filter(|parent| !parent.as_os_str().is_empty())
             .unwrap_or(Path::new("."));
-        sync(&self.temporary)
-            .and_then(|()| fs::rename(&self.temporary, &self.target))
+        let folder = self.temporary.path();
+        sync(folder)
+            .and_then(|()| fs::rename(folder, &self.target))
             .and_then(|()| sync(parent))
             .map_err(|cause| DataError::io("write", &self.target, cause))?;
         Ok(self.records)
@@ -133,10 +129,7 @@ impl LmdbWriter {
                 }
                 Err(cause) => cause,
             };
-            return Err(DataError::LmdbWrite {
-                path: self.target.clone(),
-                cause: cause.to_string(),
-            });
+            return Err(write_error(&self.target, self.temporary.path(), &cause));
         }
         self.pending.clear();
         self.pending_bytes = 0;
@@ -149,7 +142,20 @@ impl Drop for LmdbWriter {
         if let Some(env) = self.env.take() {
             env.prepare_for_closing().wait();
         }
-        // After finish() there is no such folder any more.
-        let _ = fs::remove_dir_all(&self.temporary);
+    }
+}
+
+/// What the library says, or what it does not: for a full disk it has no more than "input/output error".
+fn write_error(target: &Path, folder: &Path, cause: &heed::Error) -> DataError {
+    let probe = folder.join("probe");
+    let disk = fs::write(&probe, vec![0; PROBE_BYTES]);
+    let _ = fs::remove_file(&probe);
+    let cause = match (cause, disk) {
+        (heed::Error::Io(_), Err(disk)) if disk.kind() != io::ErrorKind::NotFound => disk.to_string(),
+        _ => cause.to_string(),
+    };
+    DataError::LmdbWrite {
+        path: target.to_path_buf(),
+        cause,
     }
 }

@@ -1,7 +1,7 @@
 //! Protobuf's binary form: `.caffemodel`, `.solverstate`, `.binaryproto` and the `Datum`s of a database.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     path::{Path, PathBuf},
@@ -61,7 +61,7 @@ pub fn write_file<M: Name>(path: &Path, message: &M) -> Result<(), Error> {
 }
 
 /// Writes a file, whole or not at all: to a temporary file beside it, which takes the file's name once it is on disk.
-/// A symbolic link stays, the file it leads to is replaced.
+/// A symbolic link stays, the file it leads to is replaced. Temporary files of this name whose writer was killed go.
 ///
 /// # Errors
 /// The folder is missing or may not be written, the disk is full, or the path is no regular file; the file that stood
@@ -73,7 +73,40 @@ pub fn write_bytes_whole(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     })
 }
 
+/// Checks, before any work is done for it, that [`write_file`] can write `path`: there is a folder for it, which may be
+/// written, and its name is one that the file system takes.
+///
+/// # Errors
+/// As [`write_bytes_whole`]. Nothing is left behind.
+pub fn check_writable(path: &Path) -> Result<(), Error> {
+    let check = || {
+        let (temporary, _) = temporary_beside(&target_of(path)?)?;
+        create(&temporary, b"").and_then(|_| fs::remove_file(&temporary))
+    };
+    check().map_err(|source| Error::Write {
+        path: path.to_owned(),
+        source,
+    })
+}
+
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let path = target_of(path)?;
+    let (temporary, folder) = temporary_beside(&path)?;
+    // The file stays open, and locked, until it has its name.
+    let written = create(&temporary, bytes).and_then(|_file| fs::rename(&temporary, &path));
+    if let Err(error) = written {
+        // The first error is the one to tell; a file that cannot be removed either stays behind.
+        let _ = fs::remove_file(&temporary);
+        return Err(error);
+    }
+    // The new name is on disk only when the folder is.
+    File::open(&folder)?.sync_all()?;
+    remove_abandoned(&path, &folder);
+    Ok(())
+}
+
+/// The file that `path` leads to.
+fn target_of(path: &Path) -> io::Result<PathBuf> {
     let path = match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_symlink() => fs::canonicalize(path)?,
         _ => path.to_owned(),
@@ -81,30 +114,49 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if fs::metadata(&path).is_ok_and(|metadata| !metadata.is_file()) {
         return Err(io::Error::other("it is a folder or a device: name a file"));
     }
+    Ok(path)
+}
+
+/// A new file for what will be `path`, and the folder of both.
+fn temporary_beside(path: &Path) -> io::Result<(PathBuf, PathBuf)> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
         _ => PathBuf::from("."),
     };
     let name = path.file_name().ok_or_else(|| io::Error::other("it names no file"))?;
-    let temporary = folder.join(temporary_name(name));
-    let written = create(&temporary, bytes).and_then(|()| fs::rename(&temporary, &path));
-    if let Err(error) = written {
-        // The first error is the one to tell; a file that cannot be removed either stays behind.
-        let _ = fs::remove_file(&temporary);
-        return Err(error);
-    }
-    // The new name is on disk only when the folder is.
-    File::open(&folder)?.sync_all()
+    Ok((folder.join(temporary_name(name)), folder))
 }
 
-fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn create(path: &Path, bytes: &[u8]) -> io::Result<File> {
     let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
+    // Tells `remove_abandoned` that somebody writes; where a file system has no locks, nothing is abandoned.
+    let _ = file.try_lock();
     file.write_all(bytes)?;
-    file.sync_all()
+    file.sync_all()?;
+    Ok(file)
+}
+
+/// Removes what killed writers of `path` left: a run that is killed and resumed many times would fill the disk with it.
+fn remove_abandoned(path: &Path, folder: &Path) {
+    let Some(name) = path.file_name().and_then(OsStr::to_str) else {
+        return;
+    };
+    let is_ours = |found: &str| {
+        let numbers = found.strip_prefix('.').and_then(|rest| rest.strip_prefix(name));
+        let numbers = numbers.and_then(|rest| rest.strip_prefix('.')?.strip_suffix(".tmp")?.split_once('-'));
+        numbers.is_some_and(|(process, write)| process.parse::<u32>().is_ok() && write.parse::<u64>().is_ok())
+    };
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_name().to_str().is_some_and(is_ours)
+            && File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok())
+        {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// Unlike any other writer's, in this process or another; it starts with a dot so that `*.caffemodel` passes it by.
-fn temporary_name(name: &std::ffi::OsStr) -> OsString {
+fn temporary_name(name: &OsStr) -> OsString {
     static WRITES: AtomicU64 = AtomicU64::new(0);
     let mut temporary = OsString::from(".");
     temporary.push(name);

@@ -42,12 +42,13 @@ impl SnapshotFiles {
     }
 }
 
-/// Checks before the first iteration that snapshots can be written behind `prefix`.
+/// Checks before the first iteration that snapshots up to iteration `max_iter` can be written behind `prefix`.
 ///
 /// # Errors
-/// A folder that is missing or cannot be written to.
-pub fn check_prefix(prefix: &Path) -> Result<(), Error> {
-    let folder = match prefix.parent() {
+/// A folder that is missing or cannot be written to, a name that no file can have.
+pub fn check_prefix(prefix: &Path, max_iter: u64) -> Result<(), Error> {
+    let state = SnapshotFiles::new(prefix, max_iter).state;
+    let folder = match state.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
@@ -60,14 +61,11 @@ pub fn check_prefix(prefix: &Path) -> Result<(), Error> {
             "snapshots go to this folder, which does not exist: create it or set snapshot_prefix".into(),
         ));
     }
-    let probe = folder.join(format!(".sparknet-{}", std::process::id()));
-    std::fs::write(&probe, b"")
-        .and_then(|()| std::fs::remove_file(&probe))
-        .map_err(|cause| {
-            error(format!(
-                "snapshots cannot be written to this folder ({cause}): set snapshot_prefix"
-            ))
-        })
+    binary::check_writable(&state).map_err(|cause| {
+        error(format!(
+            "snapshots cannot be written to this folder ({cause}): set snapshot_prefix"
+        ))
+    })
 }
 
 /// What a worker holds beside the weights that all share. `agrees` is whether its weights are those of all.

@@ -21,6 +21,8 @@ pub struct Job {
     pub tests: Vec<(NetSource, Option<u64>)>,
     /// The solver's file.
     pub solver_path: PathBuf,
+    /// The files of its nets.
+    pub net_paths: Vec<PathBuf>,
 }
 
 /// A net and where it was read from.
@@ -99,6 +101,12 @@ impl Job {
             train,
             tests,
             solver_path: solver_path.to_owned(),
+            net_paths: [&message.net, &message.train_net]
+                .into_iter()
+                .flatten()
+                .chain(&message.test_net)
+                .map(|path| resolve(path, &folder))
+                .collect(),
         })
     }
 

@@ -3,12 +3,12 @@
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use sparknet_sync::{AllReduce, Average, HistoryPolicy, InProcess, SyncStrategy, in_process};
+use sparknet_sync::{AllReduce, Average, HistoryPolicy, InProcess, SyncStrategy, Transport, in_process};
 
 use crate::{
     Error,
@@ -128,9 +128,6 @@ pub fn run(settings: RunSettings, sink: &mut dyn Sink) -> Result<WorkerResult, E
         sync_timeout,
         control,
     } = settings;
-    if workers == 0 {
-        return Err(Error::Usage("--workers is 0: give at least 1".to_owned()));
-    }
     if snapshot.is_some() && !weights.is_empty() {
         return Err(Error::Usage(
             "--snapshot and --weights are both given: resume with one or fine-tune with the other".to_owned(),
@@ -156,22 +153,43 @@ pub fn run(settings: RunSettings, sink: &mut dyn Sink) -> Result<WorkerResult, E
         states: Arc::new(Mutex::new(BTreeMap::new())),
     };
     sync.strategy()?;
-    let threads = threads_per_worker(threads, workers);
+    // Worker 0 takes it; the others find nothing.
+    let sink = Mutex::new(Some(sink));
+    on_workers(workers, threads, sync_timeout, |transport| {
+        let sink = match transport.rank() {
+            0 => sink.lock().unwrap_or_else(PoisonError::into_inner).take(),
+            _ => None,
+        };
+        // Written out, because only here may the sink's lifetime shrink to that of the run.
+        let sink = sink.map(|sink| -> &mut dyn Sink { sink });
+        Worker::new(&worker_settings, sync.strategy()?, Box::new(transport), sink)?.run()
+    })
+}
 
+/// Runs `work` once a worker, each on a thread and with a pool of `threads` threads of its own, and returns what worker
+/// 0 makes of it.
+///
+/// # Errors
+/// Threads that cannot be started; what `work` says, from the worker where it happened rather than from its peers.
+pub(crate) fn on_workers<T: Send>(
+    workers: usize,
+    threads: Option<usize>,
+    sync_timeout: Duration,
+    work: impl Fn(InProcess) -> Result<T, Error> + std::marker::Sync,
+) -> Result<T, Error> {
+    if workers == 0 {
+        return Err(Error::Usage("--workers is 0: give at least 1".to_owned()));
+    }
+    let threads = threads_per_worker(threads, workers);
+    let work = &work;
     let mut results = thread::scope(|scope| {
-        let mut sink = Some(sink);
         let spawned: Vec<_> = in_process(workers, sync_timeout)
             .into_iter()
             .enumerate()
             .map(|(rank, transport)| {
-                let settings = &worker_settings;
-                // Written out, because only here may the sink's lifetime shrink to that of the run.
-                let sink = sink.take().map(|sink| -> &mut dyn Sink { sink });
                 thread::Builder::new()
                     .name(format!("worker {rank}"))
-                    .spawn_scoped(scope, move || {
-                        on_threads(threads, move || run_worker(settings, sync, transport, sink))
-                    })
+                    .spawn_scoped(scope, move || on_threads(threads, move || work(transport)))
                     .map_err(|error| Error::Worker {
                         rank,
                         fact: format!("its thread cannot be started: {error}"),
@@ -189,25 +207,12 @@ pub fn run(settings: RunSettings, sink: &mut dyn Sink) -> Result<WorkerResult, E
                     })
                 })
             })
-            .collect::<Vec<Result<WorkerResult, Error>>>()
+            .collect::<Vec<Result<T, Error>>>()
     });
-    // The error of the worker where it happened says more than those of its peers.
-    if let Some(index) = results
+    let origin = results
         .iter()
-        .position(|r| r.as_ref().is_err_and(|error| !error.is_from_a_peer()))
-    {
-        return results.swap_remove(index);
-    }
-    results.swap_remove(0)
-}
-
-fn run_worker<'a>(
-    settings: &'a WorkerSettings,
-    sync: Sync,
-    transport: InProcess,
-    sink: Option<&'a mut dyn Sink>,
-) -> Result<WorkerResult, Error> {
-    Worker::new(settings, sync.strategy()?, Box::new(transport), sink)?.run()
+        .position(|result| result.as_ref().is_err_and(|error| !error.is_from_a_peer()));
+    results.swap_remove(origin.unwrap_or(0))
 }
 
 fn seed_from_clock() -> u64 {

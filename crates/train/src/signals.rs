@@ -1,18 +1,36 @@
 //! Ctrl-C and hang-up, as Caffe's `sigint_effect` and `sighup_effect` have them.
 
 use std::{
-    io,
+    io, process,
     str::FromStr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
 };
 
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
     flag,
+    iterator::Signals,
 };
+
+/// Lets Ctrl-C and SIGTERM end the process as they do anyway, but only after `clean_up`.
+///
+/// # Errors
+/// The system refuses a signal handler or a thread.
+pub fn clean_up_on_stop(clean_up: fn()) -> io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let wait = move || {
+        if let Some(signal) = signals.forever().next() {
+            clean_up();
+            process::exit(128 + signal);
+        }
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(wait)?;
+    Ok(())
+}
 
 /// What a signal does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

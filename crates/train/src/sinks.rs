@@ -6,7 +6,7 @@ mod log;
 mod plain;
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, IsTerminal, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
@@ -48,6 +48,41 @@ struct LineWriter<W> {
     failed: bool,
 }
 
+/// A file that keeps what stood there until the first line comes, and that goes if none does and it was not there before:
+/// a run that fails before it begins costs nobody an older log.
+struct LateFile {
+    file: File,
+    path: PathBuf,
+    is_new: bool,
+    /// Whether something was written.
+    begun: bool,
+    append: bool,
+}
+
+impl Write for LateFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if !self.begun {
+            self.begun = true;
+            if !self.append && self.file.metadata()?.is_file() {
+                self.file.set_len(0)?;
+            }
+        }
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for LateFile {
+    fn drop(&mut self) {
+        if self.is_new && !self.begun {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
 impl<W: Write> LineWriter<W> {
     fn new(out: W, name: String) -> Self {
         Self {
@@ -75,16 +110,26 @@ impl<W: Write> LineWriter<W> {
     }
 }
 
-impl LineWriter<File> {
-    /// Opens `path`, emptied unless `append`.
+impl LineWriter<LateFile> {
+    /// Opens `path`, emptied at the first line unless `append`.
     fn create(path: &Path, append: bool) -> Result<Self, SinkError> {
+        let is_new = !path.exists();
         let file = if append {
             open_to_append(path)
         } else {
-            File::create(path)
+            OpenOptions::new().append(true).create(true).open(path)
         };
         match file {
-            Ok(file) => Ok(Self::new(file, format!("'{}'", path.display()))),
+            Ok(file) => Ok(Self::new(
+                LateFile {
+                    file,
+                    path: path.to_owned(),
+                    is_new,
+                    begun: false,
+                    append,
+                },
+                format!("'{}'", path.display()),
+            )),
             Err(source) => Err(SinkError::Create {
                 path: path.to_owned(),
                 source,

@@ -4,18 +4,17 @@ use std::{
     collections::HashSet,
     path::PathBuf,
     sync::atomic::{AtomicU64, Ordering},
-    thread,
     time::Duration,
 };
 
 use sparknet_engine::Net;
 use sparknet_proto::{caffe::NetParameter, read_weights};
-use sparknet_sync::{InProcess, Transport, in_process};
+use sparknet_sync::{InProcess, Transport};
 
 use crate::{
     Error,
     job::NetSource,
-    run::{on_threads, threads_per_worker},
+    run::on_workers,
     tester::{TestResult, Tester},
 };
 
@@ -41,59 +40,26 @@ pub struct TestSettings {
 /// # Errors
 /// A net, data or weights that are wrong, and layers with parameters that none of the files has weights for.
 pub fn test(settings: &TestSettings, progress: &(dyn Fn(u64) + Sync)) -> Result<TestResult, Error> {
-    if settings.workers == 0 {
-        return Err(Error::Usage("--workers is 0: give at least 1".to_owned()));
-    }
     let weights = settings
         .weights
         .iter()
         .map(|path| read_weights(path))
         .collect::<Result<Vec<_>, _>>()?;
-    let threads = threads_per_worker(settings.threads, settings.workers);
     let seen_records = AtomicU64::new(0);
-    let (weights, seen_records) = (&weights, &seen_records);
-    let mut results = thread::scope(|scope| {
-        let spawned: Vec<_> = in_process(settings.workers, settings.sync_timeout)
-            .into_iter()
-            .enumerate()
-            .map(|(rank, mut transport)| {
-                thread::Builder::new()
-                    .name(format!("worker {rank}"))
-                    .spawn_scoped(scope, move || {
-                        on_threads(threads, || {
-                            let result = test_part(settings, weights, &mut transport, seen_records, progress);
-                            if let Err(error) = &result
-                                && !error.is_from_a_peer()
-                            {
-                                transport.abort(&error.to_string());
-                            }
-                            result
-                        })
-                    })
-                    .map_err(|error| Error::Worker {
-                        rank,
-                        fact: format!("its thread cannot be started: {error}"),
-                    })
-            })
-            .collect();
-        spawned
-            .into_iter()
-            .enumerate()
-            .map(|(rank, worker)| {
-                worker?.join().unwrap_or_else(|_| {
-                    Err(Error::Worker {
-                        rank,
-                        fact: "it panicked; please report this as a bug".to_owned(),
-                    })
-                })
-            })
-            .collect::<Vec<Result<TestResult, Error>>>()
-    });
-    // The error of the worker where it happened says more than those of its peers.
-    let origin = results
-        .iter()
-        .position(|result| result.as_ref().is_err_and(|error| !error.is_from_a_peer()));
-    results.swap_remove(origin.unwrap_or(0))
+    on_workers(
+        settings.workers,
+        settings.threads,
+        settings.sync_timeout,
+        |mut transport| {
+            let result = test_part(settings, &weights, &mut transport, &seen_records, progress);
+            if let Err(error) = &result
+                && !error.is_from_a_peer()
+            {
+                transport.abort(&error.to_string());
+            }
+            result
+        },
+    )
 }
 
 fn test_part(

@@ -155,7 +155,7 @@ impl<'a> Worker<'a> {
             .collect::<Result<Vec<_>, Error>>()?;
         let prefix = job.snapshot_prefix();
         if rank == 0 && (job.solver.snapshot > 0 || job.solver.snapshot_after_train) {
-            checkpoint::check_prefix(&prefix)?;
+            checkpoint::check_prefix(&prefix, job.solver.max_iter)?;
         }
         Ok(Self {
             average: Vec::new(),

@@ -3,4 +3,5 @@
 mod commands;
 mod errors;
 mod interrupts;
+mod regressions;
 mod workplace;

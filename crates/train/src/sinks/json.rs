@@ -1,14 +1,14 @@
-use std::{fs::File, path::Path, time::Instant};
+use std::{path::Path, time::Instant};
 
 use serde::Serialize;
 
-use super::{LineWriter, SinkError};
+use super::{LateFile, LineWriter, SinkError};
 use crate::events::{Event, Sink};
 
 /// One JSON object a line and event: `time_s` (seconds since the sink's creation), `event` (the kind), and the event's
 /// own fields. What is no finite number is `null`. Each line is in the file before the run goes on.
 pub struct JsonLines {
-    lines: LineWriter<File>,
+    lines: LineWriter<LateFile>,
     start: Instant,
 }
 
@@ -20,7 +20,7 @@ struct Line<'a> {
 }
 
 impl JsonLines {
-    /// Writes to `path`, which is emptied unless `append`.
+    /// Writes to `path`, which is emptied by the first line unless `append`.
     ///
     /// # Errors
     /// The file cannot be opened for writing.

@@ -1,17 +1,17 @@
-use std::{fs::File, path::Path, time::Instant};
+use std::{path::Path, time::Instant};
 
-use super::{LineWriter, SinkError, describe};
+use super::{LateFile, LineWriter, SinkError, describe};
 use crate::events::{Event, Sink};
 
 /// A log in the form of SparkNet's `Logger`: `<seconds>: message`, or `<seconds>, i = <iteration>: message`, where the
 /// seconds count from the sink's creation. Each line is in the file before the run goes on.
 pub struct LogFile {
-    lines: LineWriter<File>,
+    lines: LineWriter<LateFile>,
     start: Instant,
 }
 
 impl LogFile {
-    /// Writes to `path`, which is emptied unless `append`.
+    /// Writes to `path`, which is emptied by the first line unless `append`.
     ///
     /// # Errors
     /// The file cannot be opened for writing.
