@@ -95,6 +95,7 @@ pub fn write(
     params: &[f32],
     mut workers: Vec<WorkerState>,
     run_seed: u64,
+    run_sync: &str,
 ) -> Result<(), Error> {
     let net = solver.net();
     let gradients = solver.spec().snapshot_diff.then(|| net.gradient_arena());
@@ -107,6 +108,7 @@ pub fn write(
     }
     state.worker = workers;
     state.run_seed = Some(run_seed as i64);
+    state.run_sync = Some(run_sync.to_owned());
     binary::write_file(&files.state, &state)?;
     Ok(())
 }
@@ -119,11 +121,13 @@ pub struct Resume {
 }
 
 impl Resume {
-    /// Reads a `.solverstate` for a run of `workers` workers. A state that Caffe wrote has none and suits any number.
+    /// Reads a `.solverstate` for a run of `workers` workers that agree as the flags `run_sync` say. A state that Caffe
+    /// wrote knows neither and suits any.
     ///
     /// # Errors
-    /// A file that cannot be read, or a run of another number of workers.
-    pub fn read(path: &Path, workers: usize) -> Result<Self, Error> {
+    /// A file that cannot be read, a run of another number of workers, or of workers that agreed in another way: what
+    /// they hold would not fit together.
+    pub fn read(path: &Path, workers: usize, run_sync: &str) -> Result<Self, Error> {
         let state: SolverState = binary::read_file(path)?;
         let error = |fact: String| Error::Path {
             path: path.to_owned(),
@@ -140,10 +144,17 @@ impl Resume {
                 "it is of a run with --workers {found}, not {workers}: give --workers {found}"
             )));
         }
-        Ok(Self {
-            path: path.to_owned(),
-            state,
-        })
+        // One worker agrees with itself in any way.
+        match &state.run_sync {
+            Some(given) if workers > 1 && given != run_sync => Err(error(format!(
+                "it is of a run with {given}, not {run_sync}: give the same, or begin a new run from its .caffemodel \
+                 with --weights"
+            ))),
+            _ => Ok(Self {
+                path: path.to_owned(),
+                state,
+            }),
+        }
     }
 
     /// The seed that the run had.
@@ -160,13 +171,18 @@ impl Resume {
             .unwrap_or_default()
     }
 
-    /// The model beside the state: where the state says it is, or else in the state's own folder.
+    /// The model beside the state: where the state says it is, or else in the state's own folder, under the name that
+    /// the state says or under the state's own, should both have been renamed.
     fn model(&self) -> PathBuf {
         let named = PathBuf::from(self.state.learned_net());
-        match (named.exists(), named.file_name(), self.path.parent()) {
-            (false, Some(name), Some(folder)) => folder.join(name),
-            _ => named,
-        }
+        let in_folder = self.path.with_file_name(named.file_name().unwrap_or_default());
+        let renamed = self.path.with_extension("caffemodel");
+        let candidates = [&named, &in_folder, &renamed];
+        candidates
+            .into_iter()
+            .find(|path| path.is_file())
+            .unwrap_or(&named)
+            .clone()
     }
 
     /// Takes worker `rank`'s solver to where it was.

@@ -41,6 +41,14 @@ impl Sync {
         })
     }
 
+    /// The strategy as the flags of the command line: what a snapshot records of it.
+    fn flags(self) -> String {
+        match self {
+            Self::Average { tau, history } => format!("--sync average --tau {tau} --history {history}"),
+            Self::AllReduce => "--sync allreduce".to_owned(),
+        }
+    }
+
     /// The strategy in words.
     fn describe(self, workers: usize) -> String {
         match self {
@@ -136,7 +144,9 @@ pub fn run(settings: RunSettings, sink: &mut dyn Sink) -> Result<WorkerResult, E
     if snapshot.is_none() && weights.is_empty() {
         weights = job.solver.weights.iter().map(PathBuf::from).collect();
     }
-    let resume = snapshot.map(|path| Resume::read(&path, workers)).transpose()?;
+    let resume = snapshot
+        .map(|path| Resume::read(&path, workers, &sync.flags()))
+        .transpose()?;
     let seed = job
         .solver
         .random_seed
@@ -149,6 +159,7 @@ pub fn run(settings: RunSettings, sink: &mut dyn Sink) -> Result<WorkerResult, E
         seed,
         allow_nan,
         sync: sync.describe(workers),
+        sync_flags: sync.flags(),
         control,
         states: Arc::new(Mutex::new(BTreeMap::new())),
     };

@@ -40,6 +40,8 @@ pub struct WorkerSettings {
     pub allow_nan: bool,
     /// The strategy, in words.
     pub sync: String,
+    /// The strategy as the flags of the command line.
+    pub sync_flags: String,
     /// What signals ask for.
     pub control: Control,
     /// Where workers put their states for worker 0 to write.
@@ -381,7 +383,14 @@ impl<'a> Worker<'a> {
             let states = std::mem::take(&mut *lock(&self.settings.states))
                 .into_values()
                 .collect();
-            written = checkpoint::write(&files, &self.solver, &self.average, states, self.settings.seed);
+            written = checkpoint::write(
+                &files,
+                &self.solver,
+                &self.average,
+                states,
+                self.settings.seed,
+                &self.settings.sync_flags,
+            );
         }
         // Nobody goes on before the files are there; if they are not, worker 0 ends the run.
         written?;

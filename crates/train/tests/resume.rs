@@ -59,6 +59,47 @@ fn a_snapshot_of_another_number_of_workers_is_refused() {
 }
 
 #[test]
+fn a_snapshot_of_workers_that_agreed_in_another_way_is_refused() {
+    let folder = Folder::new(7, RANDOM_NET, false, SOLVER);
+    record(folder.settings(2, average(4, HistoryPolicy::Keep))).unwrap();
+    for sync in [
+        Sync::AllReduce,
+        average(5, HistoryPolicy::Keep),
+        average(4, HistoryPolicy::Reset),
+    ] {
+        let mut settings = folder.settings(2, sync);
+        settings.snapshot = Some(folder.state(3));
+        let error = record(settings).unwrap_err().to_string();
+        assert!(
+            error.contains("it is of a run with --sync average --tau 4 --history keep, not --sync"),
+            "{error}"
+        );
+    }
+    // One worker agrees with itself in any way.
+    let folder = Folder::new(7, RANDOM_NET, false, SOLVER);
+    record(folder.settings(1, average(4, HistoryPolicy::Keep))).unwrap();
+    let mut settings = folder.settings(1, Sync::AllReduce);
+    settings.snapshot = Some(folder.state(3));
+    record(settings).unwrap();
+}
+
+#[test]
+fn a_renamed_snapshot_is_found() {
+    let folder = Folder::new(7, RANDOM_NET, false, SOLVER);
+    record(folder.settings(1, Sync::AllReduce)).unwrap();
+    let renamed = folder.0.path().join("mine.solverstate");
+    fs::rename(folder.state(3), &renamed).unwrap();
+    fs::rename(
+        folder.state(3).with_extension("caffemodel"),
+        renamed.with_extension("caffemodel"),
+    )
+    .unwrap();
+    let mut settings = folder.settings(1, Sync::AllReduce);
+    settings.snapshot = Some(renamed);
+    record(settings).unwrap();
+}
+
+#[test]
 fn a_damaged_state_is_refused_and_nothing_is_written() {
     let folder = Folder::new(7, RANDOM_NET, false, SOLVER);
     record(folder.settings(1, Sync::AllReduce)).unwrap();
