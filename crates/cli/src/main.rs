@@ -15,6 +15,7 @@ mod upgrade;
 use std::{error::Error, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use sparknet_engine::kernels::Simd;
 
 /// Trains and tests Caffe's nets, with several workers that average their weights.
 #[derive(Parser)]
@@ -28,7 +29,7 @@ const EXAMPLES: &str = "\
 Examples:
   sparknet dataset fashion-mnist data
   sparknet train --solver models/lenet/solver.prototxt --workers 2 --tau 10
-  sparknet test --model models/lenet/net.prototxt --weights models/lenet/lenet_iter_2000.caffemodel
+  sparknet test --model models/lenet/net.prototxt --weights models/lenet/lenet_iter_3000.caffemodel
 
 `sparknet COMMAND --help` shows the flags of a command and examples.";
 
@@ -48,8 +49,10 @@ enum Command {
 /// What a command comes to; the error's text is shown to the user.
 type Outcome = Result<(), Box<dyn Error>>;
 
-fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
+fn run(command: Command) -> Outcome {
+    // The kernels take what they find when first used; what the user wrote wrongly is said here.
+    Simd::from_env()?;
+    match command {
         Command::Train(args) => train::train(&args),
         Command::Test(args) => test::test(&args),
         Command::Time(args) => time::time(&args),
@@ -59,8 +62,11 @@ fn main() -> ExitCode {
         Command::UpgradeNet(args) => upgrade::net(&args),
         Command::UpgradeSolver(args) => upgrade::solver(&args),
         Command::Draw(args) => draw::draw(&args),
-    };
-    match outcome {
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output::warn(&format!("error: {error}"));

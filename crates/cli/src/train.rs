@@ -35,7 +35,7 @@ pub struct Args {
     /// The solver's .prototxt, which names the net
     #[arg(long, value_name = "FILE")]
     solver: PathBuf,
-    /// Resume from this .solverstate
+    /// Resume from this .solverstate, with the --workers, --threads, --sync, --tau and --history of its run
     #[arg(long, value_name = "FILE")]
     snapshot: Option<PathBuf>,
     /// Fine-tune: take the weights of layers of the same name from these .caffemodel files
@@ -56,7 +56,7 @@ pub struct Args {
     /// What becomes of a worker's momentum when weights are averaged; keep unless given
     #[arg(long, value_name = "POLICY", value_parser = history_policies())]
     history: Option<HistoryPolicy>,
-    /// Train so many iterations instead of the solver's max_iter
+    /// Stop at this iteration instead of the solver's max_iter
     #[arg(long, value_name = "N", alias = "max_iter", value_parser = clap::value_parser!(u64).range(1..))]
     max_iter: Option<u64>,
     /// Go on when the loss is not a number any more
@@ -71,7 +71,7 @@ pub struct Args {
     /// Write the evaluation after training as JSON
     #[arg(long, value_name = "FILE")]
     evaluation_json: Option<PathBuf>,
-    /// What Ctrl-C does; a second one stops at once
+    /// What Ctrl-C and SIGTERM do; stop writes a snapshot first, and a second one stops at once
     #[arg(long, value_name = "EFFECT", alias = "sigint_effect", default_value = "stop", value_parser = effects())]
     sigint_effect: SignalEffect,
     /// What a hang-up (SIGHUP) does
@@ -96,7 +96,7 @@ Examples:
   sparknet train --solver models/lenet/solver.prototxt --workers 2 --tau 10
   sparknet train --solver models/lenet/solver.prototxt --workers 2 --sync allreduce
   sparknet train --solver S --snapshot lenet_iter_500.solverstate      resume, with as many workers as before
-  sparknet train --solver S --weights lenet_iter_2000.caffemodel       fine-tune
+  sparknet train --solver S --weights lenet_iter_3000.caffemodel       fine-tune
   sparknet train --solver S --log training.log --events events.jsonl";
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]

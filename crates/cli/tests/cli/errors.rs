@@ -319,3 +319,14 @@ fn mistakes_in_text_are_shown_where_they_are() {
         "{message}"
     );
 }
+
+#[test]
+fn an_instruction_set_that_does_not_exist() {
+    let place = Workplace::new();
+    let output = place.command(TRAIN).env("SPARKNET_SIMD", "sse9").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        stderr(&output),
+        "error: SPARKNET_SIMD is \"sse9\"; set it to avx512, avx2 or portable, or unset it\n"
+    );
+}
