@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use heed::types::Bytes;
 use heed::{CommitOrAbort, EnvFlags, EnvOpenOptions};
+use md5::{Digest, Md5};
 use prost::Message;
 use sparknet_data::{
     Backend, ColorMode, ConvertOptions, IdxSource, MeanImage, Pixels, Record, Source, compute_mean, convert,
@@ -177,5 +178,53 @@ fn golden_images_are_encoded_as_caffe_does() {
         );
         assert!(average < 2.0, "{average}");
         assert_eq!(Datum { data: None, ..ours }, Datum { data: None, ..golden });
+    }
+}
+
+/// MD5 of what `djpeg` (libjpeg-turbo 2.1.5) prints for each file, in colour and with `-grayscale`.
+#[test]
+fn jpegs_are_decoded_as_by_libjpeg() {
+    // Of these very files, whatever other folder the golden tests run over.
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/data/jpg");
+    for (name, colour_md5, gray_md5) in [
+        (
+            "astronaut",
+            "64e84572b04203c9a29d662ef93f082b",
+            "dcf97a7f68201b62afb89e9225a43847",
+        ),
+        (
+            "cat",
+            "4e4d99e3f6a4956fcc9ed45293594c1b",
+            "30d9830ec3886dd7beef0f7c62e11217",
+        ),
+        (
+            "coffee",
+            "fe673fac52b36ac0f4495851168d3ad3",
+            "4babd2dbc0de888cf91e65915d466254",
+        ),
+        (
+            "rocket",
+            "028fd485151238d1df572d63c7223302",
+            "233e7c49efd3c8e8c3706a971b51f8c9",
+        ),
+    ] {
+        let file = std::fs::read(folder.join(format!("{name}.jpg"))).unwrap();
+        let md5 = |bytes: &[u8]| -> String { Md5::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect() };
+        let colour = decode_image(&file, ColorMode::Native).unwrap();
+        assert_eq!(colour, decode_image(&file, ColorMode::Color).unwrap());
+        let [3, height, width] = colour.shape else {
+            panic!("{:?}", colour.shape);
+        };
+        let plane = height * width;
+        let rgb: Vec<u8> = (0..plane)
+            .flat_map(|pixel| [2, 1, 0].map(|channel| colour.bytes[channel * plane + pixel]))
+            .collect();
+        assert_eq!(md5(&rgb), colour_md5, "{name}");
+        let gray = decode_image(&file, ColorMode::Gray).unwrap();
+        assert_eq!(
+            (gray.shape, md5(&gray.bytes)),
+            ([1, height, width], gray_md5.to_string()),
+            "{name}"
+        );
     }
 }
