@@ -29,7 +29,7 @@ const EXAMPLES: &str = "\
 Examples:
   sparknet dataset fashion-mnist data
   sparknet train --solver models/lenet/solver.prototxt --workers 2 --tau 10
-  sparknet test --model models/lenet/net.prototxt --weights models/lenet/lenet_iter_3000.caffemodel
+  sparknet test --model models/lenet/net.prototxt --weights models/lenet/lenet_iter_2000.caffemodel
 
 `sparknet COMMAND --help` shows the flags of a command and examples.";
 

@@ -55,7 +55,7 @@ pub struct Args {
 
 const EXAMPLES: &str = "\
 Examples:
-  sparknet test --model models/lenet/net.prototxt --weights models/lenet/lenet_iter_3000.caffemodel
+  sparknet test --model models/lenet/net.prototxt --weights models/lenet/lenet_iter_2000.caffemodel
   sparknet test --model N --weights W --iterations 50 --workers 2
   sparknet test --model N --weights W --json";
 

@@ -96,7 +96,7 @@ Examples:
   sparknet train --solver models/lenet/solver.prototxt --workers 2 --tau 10
   sparknet train --solver models/lenet/solver.prototxt --workers 2 --sync allreduce
   sparknet train --solver S --snapshot lenet_iter_500.solverstate      resume, with as many workers as before
-  sparknet train --solver S --weights lenet_iter_3000.caffemodel       fine-tune
+  sparknet train --solver S --weights lenet_iter_2000.caffemodel       fine-tune
   sparknet train --solver S --log training.log --events events.jsonl";
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
