@@ -12,7 +12,7 @@
 //! starts in. In a branch the numbers low, high and flags are the 48 bits of the child's page number. Pages 0 and 1 are meta pages.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use sparknet_proto::caffe::Datum;
@@ -401,10 +401,14 @@ fn read_meta(folder: &Path, file: &mut File, file_length: u64, offset: u64) -> R
 
 fn read_at(folder: &Path, file: &mut File, offset: u64, buffer: &mut [u8]) -> Result<(), DataError> {
     let result = file.seek(SeekFrom::Start(offset)).and_then(|_| file.read_exact(buffer));
-    result.map_err(|cause| DataError::Io {
-        action: "read",
-        path: folder.join("data.mdb"),
-        cause,
+    result.map_err(|cause| match cause.kind() {
+        // Every offset was checked against the length that the file had when it was opened.
+        ErrorKind::UnexpectedEof => DataError::corrupt(folder, "data.mdb became shorter while it was read"),
+        _ => DataError::Io {
+            action: "read",
+            path: folder.join("data.mdb"),
+            cause,
+        },
     })
 }
 

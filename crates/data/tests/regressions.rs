@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use sparknet_data::{
-    Backend, BatchConfig, BatchReader, ConvertOptions, DataError, DatasetKind, LmdbWriter, build_dataset, convert,
-    open_source,
+    Backend, BatchConfig, BatchReader, ConvertOptions, DataError, DatasetKind, LmdbWriter, Record, build_dataset,
+    convert, open_source,
 };
 use sparknet_proto::caffe::Datum;
 
@@ -122,4 +122,29 @@ fn a_list_that_is_no_list_is_shown_in_part() {
         message(b"a.png 1\n\xff\xd8\xff"),
         format!("{name}:2: not UTF-8 text: give a text file with a path and a label a line")
     );
+}
+
+#[test]
+fn an_lmdb_that_is_cut_while_it_is_read_is_corrupt() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("db");
+    let mut writer = LmdbWriter::create(&db).unwrap();
+    for index in 0..2000 {
+        writer.put(&format!("{index:08}"), &datum(1)).unwrap();
+    }
+    writer.finish().unwrap();
+    let mut source = open_source(&db, Backend::Lmdb).unwrap();
+    let mut record = Record::default();
+    source.read(&mut record).unwrap();
+    let file = fs::OpenOptions::new().write(true).open(db.join("data.mdb")).unwrap();
+    file.set_len(4096).unwrap();
+    let message = (1..2000)
+        .find_map(|_| source.read(&mut record).err())
+        .unwrap()
+        .to_string();
+    let expected = format!(
+        "{} is corrupt: data.mdb became shorter while it was read; make it or copy it again",
+        db.display()
+    );
+    assert_eq!(message, expected);
 }
