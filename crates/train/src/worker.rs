@@ -323,10 +323,15 @@ impl<'a> Worker<'a> {
         (self.feeds.batch_size() * self.solver.spec().iter_size * self.transport.world()) as f64 * iterations as f64
     }
 
-    /// The weights that all agree on: the worker's own after a round, else the average of all.
-    fn agree_on_average(&mut self) -> Result<(), Error> {
+    /// Takes this worker's weights for those of all, as they are after a round and after the last agreement.
+    fn take_own_weights(&mut self) {
         self.average.clear();
         self.average.extend_from_slice(self.solver.net().param_arena());
+    }
+
+    /// The weights that all agree on: the worker's own after a round, else the average of all.
+    fn agree_on_average(&mut self) -> Result<(), Error> {
+        self.take_own_weights();
         if !self.strategy.agrees_at(self.solver.iteration()) {
             self.transport.all_reduce_average(&mut self.average)?;
         }
@@ -337,8 +342,7 @@ impl<'a> Worker<'a> {
     fn test(&mut self, finished: bool) -> Result<Vec<TestResult>, Error> {
         let started = Instant::now();
         if finished {
-            self.average.clear();
-            self.average.extend_from_slice(self.solver.net().param_arena());
+            self.take_own_weights();
         } else {
             self.agree_on_average()?;
         }
@@ -419,8 +423,7 @@ impl<'a> Worker<'a> {
             .as_ref()
             .is_some_and(|(iteration, _)| *iteration == done);
         if self.solver.spec().snapshot_after_train && (agreed_now || !is_written) {
-            self.average.clear();
-            self.average.extend_from_slice(self.solver.net().param_arena());
+            self.take_own_weights();
             self.save(true)?;
         }
         Ok(())
