@@ -316,7 +316,7 @@ impl Producer {
             };
             let output = &mut batch.data[item * size..(item + 1) * size];
             self.transformer.apply(shape, values, record, output)?;
-            batch.labels[item] = self.record.label as f32;
+            batch.labels[item] = self.record.float_label.unwrap_or(self.record.label as f32);
         }
         batch.count = count;
         batch.index = index;

@@ -40,6 +40,16 @@ pub enum DataError {
     /// A source without a record.
     #[error("{path} holds no records: make it again from a source that has some", path = .0.display())]
     Empty(PathBuf),
+    /// Rows that a program handed over, none of which is good.
+    #[error("{name} has no row to read ({bad_rows} bad ones were left out{first_bad}): give it rows")]
+    NoRows {
+        /// What the rows are called.
+        name: String,
+        /// How many rows there were.
+        bad_rows: u64,
+        /// Empty, or what was wrong with the first, after `; the first: `.
+        first_bad: String,
+    },
     /// A kind of source that is not read yet.
     #[error("{path}: LevelDB is not read yet: convert it to LMDB (Caffe's `convert_imageset --backend lmdb`, or `sparknet convert`) and set `backend: LMDB`", path = .0.display())]
     LeveldbNotYet(PathBuf),

@@ -16,6 +16,9 @@ pub enum Shard {
     Records,
     /// Batch b goes as a whole to worker b mod N, so that N workers test the same batches as one.
     Batches,
+    /// The source holds this worker's records alone, one more of which goes into each place that [`Shard::Records`] gives
+    /// it; batches are numbered as with [`Shard::Batches`].
+    Own,
 }
 
 /// The stream of records 0, 1, 2, … (with [`End::Wrap`] it runs on beyond the number of records) and one worker's part of it.
@@ -38,15 +41,16 @@ impl Plan {
     pub fn batch(&self, taken: u64) -> u64 {
         match self.shard {
             Shard::Records => taken,
-            Shard::Batches => taken.saturating_mul(self.world).saturating_add(self.rank),
+            Shard::Batches | Shard::Own => taken.saturating_mul(self.world).saturating_add(self.rank),
         }
     }
 
     /// The place in the stream of item `item` of batch `batch`.
     pub fn record(&self, batch: u64, item: u64) -> u64 {
+        let batch = if self.shard == Shard::Own { batch / self.world } else { batch };
         let place = batch.saturating_mul(self.batch_size).saturating_add(item);
         match self.shard {
-            Shard::Records => place.saturating_mul(self.world).saturating_add(self.rank),
+            Shard::Records | Shard::Own => place.saturating_mul(self.world).saturating_add(self.rank),
             Shard::Batches => place,
         }
     }
@@ -59,15 +63,20 @@ impl Plan {
         match self.end {
             End::Wrap => self.batch_size,
             End::Stop => {
-                let stride = if self.shard == Shard::Records { self.world } else { 1 };
-                let left = self.len_records.saturating_sub(self.record(batch, 0));
-                left.div_ceil(stride).min(self.batch_size)
+                let first = self.record(batch, 0);
+                let left = match self.shard {
+                    Shard::Records => self.len_records.saturating_sub(first).div_ceil(self.world),
+                    Shard::Batches => self.len_records.saturating_sub(first),
+                    Shard::Own => self.len_records.saturating_sub(first / self.world),
+                };
+                left.min(self.batch_size)
             }
         }
     }
 
     /// Where in the source a record of the stream lies.
     pub fn position(&self, record: u64) -> u64 {
-        ((u128::from(record) + u128::from(self.offset)) % u128::from(self.len_records)) as u64
+        let place = if self.shard == Shard::Own { record / self.world } else { record };
+        ((u128::from(place) + u128::from(self.offset)) % u128::from(self.len_records)) as u64
     }
 }

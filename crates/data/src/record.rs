@@ -32,6 +32,8 @@ pub struct Record {
     pub width: usize,
     /// The class.
     pub label: i32,
+    /// The label of a source that has labels beyond whole numbers; it then counts.
+    pub float_label: Option<f32>,
     /// The values.
     pub pixels: Pixels,
 }
@@ -44,6 +46,7 @@ impl Default for Record {
             height: 0,
             width: 0,
             label: 0,
+            float_label: None,
             pixels: Pixels::Bytes(Vec::new()),
         }
     }
@@ -56,6 +59,7 @@ impl Record {
         self.key.extend_from_slice(key.as_bytes());
         [self.channels, self.height, self.width] = shape;
         self.label = label;
+        self.float_label = None;
         let mut buffer = self.take_bytes();
         buffer.clear();
         buffer.extend_from_slice(bytes);
@@ -84,6 +88,7 @@ impl Record {
         })?;
         let data = datum.data.take().unwrap_or_default();
         self.label = datum.label();
+        self.float_label = None;
         let shape = [datum.channels(), datum.height(), datum.width()];
         if datum.encoded() {
             [self.channels, self.height, self.width] = shape.map(|size| usize::try_from(size).unwrap_or(0));

@@ -40,6 +40,7 @@ impl Source for Counting {
             height: 4,
             width: 4,
             label: self.index as i32,
+            float_label: None,
             pixels: Pixels::Bytes(bytes),
         };
         self.index += 1;

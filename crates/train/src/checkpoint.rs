@@ -6,14 +6,15 @@
 
 use std::path::{Path, PathBuf};
 
+use prost::Message;
 use sparknet_engine::{
     Solver,
     snapshot::{arena_from_proto, arena_to_proto},
 };
 use sparknet_proto::{
     binary,
-    caffe::{SolverState, WorkerState},
-    read_weights,
+    caffe::{NetParameter, SolverState, WorkerState},
+    read_weights, upgrade,
 };
 
 use crate::Error;
@@ -39,6 +40,50 @@ impl SnapshotFiles {
             model: with("caffemodel"),
             state: with("solverstate"),
         }
+    }
+}
+
+/// One worker's part of what all hold after a round, for somebody else to keep: a driver, whose workers may die.
+#[derive(Clone, Debug)]
+pub struct Commit {
+    /// Iterations done.
+    pub iteration: u64,
+    /// Whether the run is over.
+    pub finished: bool,
+    /// Of worker 0: the weights of all, as a `.caffemodel` has them.
+    pub model: Option<Vec<u8>>,
+    /// Of worker 0: its solver's state, as a `.solverstate` has it.
+    pub state: Option<Vec<u8>>,
+    /// What this worker holds beside them: a `WorkerState`.
+    pub worker: Vec<u8>,
+}
+
+/// Whoever keeps commits.
+pub trait Committer: Send {
+    /// Takes this worker's part. A round is committed once every worker's part of it is there.
+    ///
+    /// # Errors
+    /// The part cannot be handed over; the run then ends.
+    fn commit(&mut self, commit: Commit) -> Result<(), Error>;
+}
+
+/// Worker `rank`'s part of the state after a round.
+pub(crate) fn part(solver: &Solver, rank: usize, positions_batches: Vec<u64>, seed: u64, finished: bool) -> Commit {
+    let mut worker = worker_state(solver, positions_batches, true);
+    let net = solver.net();
+    let of_all = (rank == 0).then(|| {
+        worker.history.clear();
+        let mut state = solver.state_to_proto("committed");
+        state.run_seed = Some(seed as i64);
+        (net.to_proto(net.param_arena(), None).encode_to_vec(), state.encode_to_vec())
+    });
+    let (model, state) = of_all.unzip();
+    Commit {
+        iteration: solver.iteration(),
+        finished,
+        model,
+        state,
+        worker: worker.encode_to_vec(),
     }
 }
 
@@ -118,6 +163,8 @@ pub fn write(
 pub struct Resume {
     path: PathBuf,
     state: SolverState,
+    /// The weights of all, where they are not in a file beside the state.
+    model: Option<NetParameter>,
 }
 
 impl Resume {
@@ -153,8 +200,27 @@ impl Resume {
             _ => Ok(Self {
                 path: path.to_owned(),
                 state,
+                model: None,
             }),
         }
+    }
+
+    /// What worker `rank` needs of a state that was committed elsewhere: the model of all, worker 0's state, and its
+    /// own; as [`Commit`] has them.
+    ///
+    /// # Errors
+    /// Bytes that are not what was committed.
+    pub fn from_commit(model: &[u8], state: &[u8], rank: usize, worker: &[u8]) -> Result<Self, Error> {
+        let model = upgrade::net(binary::decode(model, "the committed model")?)
+            .map_err(|error| Error::Usage(format!("the committed model: {error}")))?;
+        let mut state: SolverState = binary::decode(state, "the committed state")?;
+        state.worker = vec![WorkerState::default(); rank];
+        state.worker.push(binary::decode(worker, "the committed worker's state")?);
+        Ok(Self {
+            path: PathBuf::from("the committed state"),
+            state,
+            model: Some(model),
+        })
     }
 
     /// The seed that the run had.
@@ -190,7 +256,10 @@ impl Resume {
     /// # Errors
     /// Files that are missing, damaged, or of another net or solver.
     pub fn restore(&self, solver: &mut Solver, rank: usize) -> Result<(), Error> {
-        solver.net_mut().copy_weights_from(&read_weights(&self.model())?)?;
+        match &self.model {
+            Some(model) => solver.net_mut().copy_weights_from(model)?,
+            None => solver.net_mut().copy_weights_from(&read_weights(&self.model())?)?,
+        };
         solver.restore_state(&self.state, &self.path)?;
         let Some(worker) = self.state.worker.get(rank) else {
             return Ok(());

@@ -4,9 +4,10 @@
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use sparknet_data::{Backend, Batch, BatchConfig, BatchReader, End, Shard};
+use sparknet_data::{Backend, Batch, BatchConfig, BatchReader, End, Rows, Shard};
 use sparknet_engine::{
     InputShapes, Net, Phase, Shape,
     spec::{DataBackend, LayerKind, LayerSpec, TransformSpec},
@@ -31,6 +32,8 @@ pub struct FeedSettings {
     pub positions_batches: Vec<u64>,
     /// In tests: batches of all workers together; `None` for all there are.
     pub max_batches: Option<u64>,
+    /// This worker's own records, which then feed the net's data layer instead of the source that it names.
+    pub rows: Option<Arc<Rows>>,
 }
 
 /// The readers of a net's data layers.
@@ -80,10 +83,16 @@ impl FeedOpener {
             seed,
             positions_batches,
             max_batches,
+            rows,
         } = &self.settings;
         let is_train = *phase == Phase::Train;
-        Ok(BatchReader::open(BatchConfig {
-            source: source.to_owned(),
+        if rows.is_some() && !self.readers.is_empty() {
+            return Err(Error::Usage(
+                "the net has two data layers in one phase, but rows feed one: keep one".to_owned(),
+            ));
+        }
+        let config = BatchConfig {
+            source: rows.as_ref().map_or(source, |rows| rows.name()).to_owned(),
             backend,
             batch_size,
             transform: sparknet_data::TransformSpec {
@@ -102,10 +111,18 @@ impl FeedOpener {
             start_batches: positions_batches.get(self.readers.len()).copied().unwrap_or(0),
             prefetch,
             end: if is_train { End::Wrap } else { End::Stop },
-            shard: if is_train { Shard::Records } else { Shard::Batches },
+            shard: match (rows, is_train) {
+                (Some(_), _) => Shard::Own,
+                (None, true) => Shard::Records,
+                (None, false) => Shard::Batches,
+            },
             max_batches: *max_batches,
             rand_skip: rand_skip as u64,
-        })?)
+        };
+        Ok(match rows {
+            Some(rows) => BatchReader::with_source(config, rows.source())?,
+            None => BatchReader::open(config)?,
+        })
     }
 
     /// Opens the reader of a Data layer and returns the shapes of its tops.

@@ -80,9 +80,17 @@ impl Job {
     /// # Errors
     /// A file that cannot be read, a field that is wrong, no or more than one train net.
     pub fn read(solver_path: &Path, stages: &Stages) -> Result<Self, Error> {
-        let message = read_solver(solver_path)?;
+        Self::from_message(&read_solver(solver_path)?, solver_path, stages)
+    }
+
+    /// As [`Job::read`], of a solver that has been read already: `solver_path` says where its relative paths begin, and
+    /// need not exist.
+    ///
+    /// # Errors
+    /// As [`Job::read`].
+    pub fn from_message(message: &SolverParameter, solver_path: &Path, stages: &Stages) -> Result<Self, Error> {
         let folder = folder_of(solver_path);
-        let mut solver = SolverSpec::from_proto(&message)?;
+        let mut solver = SolverSpec::from_proto(message)?;
         if solver.max_iter == 0 {
             return Err(Error::Usage(format!(
                 "{}: max_iter is missing or 0",
@@ -94,8 +102,8 @@ impl Job {
             .iter()
             .map(|path| resolve(path, &folder).display().to_string())
             .collect();
-        let train = train_net(&message, &folder, stages).map_err(|error| name_file(solver_path, error))?;
-        let tests = test_nets(&message, &folder).map_err(|error| name_file(solver_path, error))?;
+        let train = train_net(message, &folder, stages).map_err(|error| name_file(solver_path, error))?;
+        let tests = test_nets(message, &folder).map_err(|error| name_file(solver_path, error))?;
         Ok(Self {
             solver,
             train,

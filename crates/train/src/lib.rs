@@ -7,6 +7,8 @@ pub mod evaluation;
 pub mod events;
 pub mod feeds;
 pub mod job;
+pub mod packed;
+pub mod rows;
 pub mod run;
 pub mod signals;
 pub mod sinks;

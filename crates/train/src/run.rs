@@ -15,6 +15,7 @@ use crate::{
     checkpoint::Resume,
     events::Sink,
     job::Job,
+    rows::WorkerRows,
     signals::Control,
     worker::{Worker, WorkerResult, WorkerSettings},
 };
@@ -34,7 +35,11 @@ pub enum Sync {
 }
 
 impl Sync {
-    fn strategy(self) -> Result<Box<dyn SyncStrategy>, Error> {
+    /// The strategy itself.
+    ///
+    /// # Errors
+    /// A `tau` of 0.
+    pub fn strategy(self) -> Result<Box<dyn SyncStrategy>, Error> {
         Ok(match self {
             Self::Average { tau, history } => Box::new(Average::new(tau, history)?),
             Self::AllReduce => Box::new(AllReduce),
@@ -42,7 +47,7 @@ impl Sync {
     }
 
     /// The strategy as the flags of the command line: what a snapshot records of it.
-    fn flags(self) -> String {
+    pub fn flags(self) -> String {
         match self {
             Self::Average { tau, history } => format!("--sync average --tau {tau} --history {history}"),
             Self::AllReduce => "--sync allreduce".to_owned(),
@@ -50,7 +55,7 @@ impl Sync {
     }
 
     /// The strategy in words.
-    fn describe(self, workers: usize) -> String {
+    pub fn describe(self, workers: usize) -> String {
         match self {
             _ if workers == 1 => "alone".to_owned(),
             Self::Average { tau, .. } => format!("average of weights every {tau} iterations"),
@@ -80,6 +85,8 @@ pub struct RunSettings {
     pub sync_timeout: Duration,
     /// What signals ask for.
     pub control: Control,
+    /// What the workers train on, in order of rank, instead of the net's own sources; empty where they use those.
+    pub rows: Vec<WorkerRows>,
 }
 
 impl RunSettings {
@@ -98,6 +105,7 @@ impl RunSettings {
             allow_nan: false,
             sync_timeout: Duration::from_secs(3600),
             control: Control::default(),
+            rows: Vec::new(),
         }
     }
 }
@@ -135,7 +143,14 @@ pub fn run(settings: RunSettings, sink: &mut dyn Sink) -> Result<WorkerResult, E
         allow_nan,
         sync_timeout,
         control,
+        rows,
     } = settings;
+    if !rows.is_empty() && rows.len() != workers {
+        return Err(Error::Usage(format!(
+            "there are rows for {} workers and --workers is {workers}: give rows for each",
+            rows.len()
+        )));
+    }
     if snapshot.is_some() && !weights.is_empty() {
         return Err(Error::Usage(
             "--snapshot and --weights are both given: resume with one or fine-tune with the other".to_owned(),
@@ -162,6 +177,8 @@ pub fn run(settings: RunSettings, sink: &mut dyn Sink) -> Result<WorkerResult, E
         sync_flags: sync.flags(),
         control,
         states: Arc::new(Mutex::new(BTreeMap::new())),
+        rows: rows.into_iter().enumerate().collect(),
+        commit_interval: 0,
     };
     sync.strategy()?;
     // Worker 0 takes it; the others find nothing.
@@ -226,7 +243,8 @@ pub(crate) fn on_workers<T: Send>(
     results.swap_remove(origin.unwrap_or(0))
 }
 
-fn seed_from_clock() -> u64 {
+/// A seed for a run that names none.
+pub fn seed_from_clock() -> u64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     // A seed has to survive the state's int64, and a user may want to type it.
     since_epoch.as_nanos() as u64 % 1_000_000_007

@@ -16,11 +16,14 @@ use crate::{
     evaluation::{ConfusionMatrix, Evaluation, count_predictions},
     feeds::{FeedOpener, FeedSettings},
     job::NetSource,
+    rows::WorkerRows,
 };
 
 /// A test net and how to feed it.
 pub struct Tester {
     net: Net,
+    /// Whether other workers have all the records.
+    is_idle: bool,
     params_from_train: Option<ParamMap>,
     feed: FeedSettings,
     outputs: Vec<String>,
@@ -36,7 +39,7 @@ struct Predictions {
 }
 
 /// What one worker found in its batches.
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 struct Part {
     batches: Vec<BatchScores>,
     confusion: Option<ConfusionMatrix>,
@@ -63,7 +66,7 @@ pub struct TestResult {
 
 impl Tester {
     /// Builds a test net. `train` is the net whose parameters it takes by layer name; without one it takes weights
-    /// from a file ([`Tester::net_mut`]).
+    /// from a file ([`Tester::net_mut`]). `rows` are tested instead of the net's own source.
     ///
     /// # Errors
     /// As [`Net::new`]; data that is not there.
@@ -74,6 +77,7 @@ impl Tester {
         world: usize,
         seed: u64,
         train: Option<&Net>,
+        rows: Option<&WorkerRows>,
     ) -> Result<Self, Error> {
         let feed = FeedSettings {
             folder: source.folder.clone(),
@@ -83,6 +87,8 @@ impl Tester {
             seed,
             positions_batches: Vec::new(),
             max_batches,
+            // Without rows to test, those to train tell the net its shapes.
+            rows: rows.map(|rows| rows.test.as_ref().unwrap_or(&rows.train).clone()),
         };
         let mut opener = FeedOpener::new(feed.clone());
         let net = Net::new(source.spec.clone(), &mut opener, seed)?;
@@ -96,6 +102,7 @@ impl Tester {
         Ok(Self {
             params_from_train: train.map(|train| net.param_map_from(train)).transpose()?,
             predictions: source.spec.layers.iter().rev().find_map(predictions_of),
+            is_idle: rows.is_some_and(|rows| rows.test.is_none()),
             feed,
             outputs,
             net,
@@ -130,6 +137,9 @@ impl Tester {
     }
 
     fn run_part(&mut self, progress: &mut dyn FnMut(u64)) -> Result<Part, Error> {
+        if self.is_idle {
+            return Ok(Part::default());
+        }
         // Each test opens its data anew, so that it always begins with the first record.
         let mut opener = FeedOpener::new(self.feed.clone());
         opener.open_for(&self.net)?;

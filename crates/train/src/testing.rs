@@ -72,7 +72,7 @@ fn test_part(
     let (rank, world) = (transport.rank(), transport.world());
     // Nothing in a test is random that ends up in the result: the seed only fills what the weights overwrite.
     let seed = 1;
-    let mut tester = Tester::new(&settings.net, settings.max_batches, rank, world, seed, None)?;
+    let mut tester = Tester::new(&settings.net, settings.max_batches, rank, world, seed, None, None)?;
     for message in weights {
         tester.net_mut().copy_weights_from(message)?;
     }

@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, Mutex},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
@@ -18,13 +18,17 @@ use sparknet_sync::{Replica, Round, SyncStrategy, Transport};
 
 use crate::{
     Error,
-    checkpoint::{self, Resume, SnapshotFiles},
+    checkpoint::{self, Committer, Resume, SnapshotFiles},
     events::{Event, Finish, Iteration, RoundEnd, Sink, SnapshotWritten, Start, Test},
     feeds::{FeedOpener, FeedSettings, Feeds},
     job::Job,
+    rows::WorkerRows,
     signals::Control,
     tester::{TestResult, Tester},
 };
+
+/// How long a run goes without a commit where nothing else is asked for.
+const COMMIT_EVERY: Duration = Duration::from_secs(10);
 
 /// What every worker of a run is given alike.
 pub struct WorkerSettings {
@@ -46,6 +50,10 @@ pub struct WorkerSettings {
     pub control: Control,
     /// Where workers put their states for worker 0 to write.
     pub states: Arc<Mutex<BTreeMap<usize, WorkerState>>>,
+    /// By rank: what workers of this process train on instead of the net's own sources; empty where they use those.
+    pub rows: BTreeMap<usize, WorkerRows>,
+    /// Iterations between two commits, which fall on the next round's end; 0 for one about every 10 seconds.
+    pub commit_interval: u64,
 }
 
 /// What a worker leaves behind.
@@ -70,6 +78,7 @@ struct Status {
     seconds: Seconds,
     stop: bool,
     snapshot: bool,
+    commit: bool,
 }
 
 /// Where a worker's time went since the last round.
@@ -98,6 +107,9 @@ pub struct Worker<'a> {
     /// Time of tests and snapshots, which is not training.
     paused_seconds: f64,
     last_snapshot: Option<(u64, SnapshotFiles)>,
+    committer: Option<Box<dyn Committer>>,
+    /// The iteration of the last commit, and when it was.
+    last_commit: (u64, Instant),
 }
 
 impl<'a> Worker<'a> {
@@ -119,7 +131,9 @@ impl<'a> Worker<'a> {
             ..
         } = settings;
         let (rank, world) = (transport.rank(), transport.world());
+        let rows = settings.rows.get(&rank);
         let mut opener = FeedOpener::new(FeedSettings {
+            rows: rows.map(|rows| rows.train.clone()),
             folder: job.train.folder.clone(),
             phase: Phase::Train,
             rank,
@@ -153,7 +167,7 @@ impl<'a> Worker<'a> {
         let testers = job
             .tests
             .iter()
-            .map(|(net, batches)| Tester::new(net, *batches, rank, world, *seed, Some(solver.net())))
+            .map(|(net, batches)| Tester::new(net, *batches, rank, world, *seed, Some(solver.net()), rows))
             .collect::<Result<Vec<_>, Error>>()?;
         let prefix = job.snapshot_prefix();
         if rank == 0 && (job.solver.snapshot > 0 || job.solver.snapshot_after_train) {
@@ -166,6 +180,8 @@ impl<'a> Worker<'a> {
             started: Instant::now(),
             paused_seconds: 0.0,
             last_snapshot: None,
+            committer: None,
+            last_commit: (solver.iteration(), Instant::now()),
             settings,
             solver,
             feeds,
@@ -175,6 +191,12 @@ impl<'a> Worker<'a> {
             sink,
             prefix,
         })
+    }
+
+    /// Hands what this worker holds to `committer` after rounds and at the end. All workers of a run have one, or none.
+    pub fn with_committer(mut self, committer: Box<dyn Committer>) -> Self {
+        self.committer = Some(committer);
+        self
     }
 
     /// Trains to the end, or until the run is stopped.
@@ -223,6 +245,9 @@ impl<'a> Worker<'a> {
                 stopped = done < max_iter && statuses.iter().any(|status| status.stop);
                 snapshot |= statuses.iter().any(|status| status.snapshot);
                 self.report(done, lr, round, display, &statuses, &mut displayed);
+                if done < max_iter && statuses.iter().any(|status| status.commit) {
+                    self.commit(false)?;
+                }
             }
             if snapshot || stopped {
                 self.write_snapshot()?;
@@ -230,6 +255,7 @@ impl<'a> Worker<'a> {
         }
         if !stopped {
             self.finish()?;
+            self.commit(true)?;
         }
         self.conclude(first, stopped)
     }
@@ -274,8 +300,33 @@ impl<'a> Worker<'a> {
             seconds: self.seconds,
             stop: control.stop_requested(),
             snapshot: control.take_snapshot_request(),
+            commit: self.commit_is_due(),
         };
         exchange(&status, self.transport.as_mut())
+    }
+
+    /// Whether worker 0, which decides for all, wants a commit now.
+    fn commit_is_due(&self) -> bool {
+        let (done, (last, since)) = (self.solver.iteration(), self.last_commit);
+        let agrees = self.strategy.agrees_at(done) || self.transport.world() == 1;
+        let interval = self.settings.commit_interval;
+        let is_due = match interval {
+            0 => since.elapsed() >= COMMIT_EVERY,
+            _ => done / interval > last / interval,
+        };
+        self.committer.is_some() && self.transport.rank() == 0 && agrees && is_due
+    }
+
+    fn commit(&mut self, finished: bool) -> Result<(), Error> {
+        let started = Instant::now();
+        if let Some(committer) = &mut self.committer {
+            let (rank, positions) = (self.transport.rank(), self.feeds.positions_batches());
+            let part = checkpoint::part(&self.solver, rank, positions, self.settings.seed, finished);
+            committer.commit(part)?;
+            self.last_commit = (self.solver.iteration(), Instant::now());
+            self.paused_seconds += started.elapsed().as_secs_f64();
+        }
+        Ok(())
     }
 
     /// Tells the sinks of a round and of a display interval.
