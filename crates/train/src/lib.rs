@@ -8,6 +8,7 @@ pub mod events;
 pub mod feeds;
 pub mod job;
 pub mod packed;
+pub mod predict;
 pub mod rows;
 pub mod run;
 pub mod signals;

@@ -41,6 +41,8 @@ struct Predictions {
 /// What one worker found in its batches.
 #[derive(Default, Serialize, Deserialize)]
 struct Part {
+    /// The name of each of a batch's scores; empty where there were no batches.
+    names: Vec<String>,
     batches: Vec<BatchScores>,
     confusion: Option<ConfusionMatrix>,
 }
@@ -129,11 +131,14 @@ impl Tester {
         }
         let part = self.run_part(progress)?;
         let bytes = serde_json::to_vec(&part).map_err(|error| Error::Usage(error.to_string()))?;
-        let mut parts = Vec::new();
-        for bytes in transport.all_gather(&bytes)? {
-            parts.push(serde_json::from_slice::<Part>(&bytes).map_err(|error| Error::Usage(error.to_string()))?);
-        }
-        self.merge(parts)
+        let parts = read_parts(&transport.all_gather(&bytes)?)?;
+        merge(parts)
+    }
+
+    /// Tests on this tester's records alone; [`merge_parts`] adds what others found.
+    pub(crate) fn part(&mut self) -> Result<Vec<u8>, Error> {
+        let part = self.run_part(&mut |_| ())?;
+        serde_json::to_vec(&part).map_err(|error| Error::Usage(error.to_string()))
     }
 
     fn run_part(&mut self, progress: &mut dyn FnMut(u64)) -> Result<Part, Error> {
@@ -144,10 +149,7 @@ impl Tester {
         let mut opener = FeedOpener::new(self.feed.clone());
         opener.open_for(&self.net)?;
         let mut feeds = opener.finish(&self.net)?;
-        let mut part = Part {
-            batches: Vec::new(),
-            confusion: None,
-        };
+        let mut part = Part::default();
         let mut seen = 0;
         while let Some((records, index)) = feeds.fill(&mut self.net)? {
             self.net.forward()?;
@@ -164,6 +166,7 @@ impl Tester {
             seen += records as u64;
             progress(seen);
         }
+        part.names = self.score_names();
         Ok(part)
     }
 
@@ -195,7 +198,8 @@ impl Tester {
         )?)
     }
 
-    fn merge(&self, parts: Vec<Part>) -> Result<TestResult, Error> {
+    /// The name of each value that a batch is scored with.
+    fn score_names(&self) -> Vec<String> {
         let mut names = Vec::new();
         for output in &self.outputs {
             let count = self.net.blob_data(output).map_or(0, <[f32]>::len);
@@ -207,34 +211,60 @@ impl Tester {
                 }
             }));
         }
-        let mut confusion: Option<ConfusionMatrix> = None;
-        let mut batches = Vec::new();
-        for part in parts {
-            batches.extend(part.batches);
-            match (&mut confusion, part.confusion) {
-                (Some(sum), Some(part)) => sum.merge(&part)?,
-                (sum @ None, part) => *sum = part,
-                (Some(_), None) => {}
-            }
-        }
-        // In the order of the data whoever read them: sums then do not depend on the number of workers.
-        batches.sort_by_key(|batch| batch.index);
-        let records: u64 = batches.iter().map(|batch| batch.records).sum();
-        let mut sums = vec![0.0f64; names.len()];
-        for batch in &batches {
-            for (sum, bits) in sums.iter_mut().zip(&batch.score_bits) {
-                *sum += f64::from(f32::from_bits(*bits)) * batch.records as f64;
-            }
-        }
-        Ok(TestResult {
-            records,
-            scores: names
-                .into_iter()
-                .zip(sums.into_iter().map(|sum| sum / records.max(1) as f64))
-                .collect(),
-            evaluation: confusion.map(|matrix| Evaluation::new(&matrix, None)),
-        })
+        names
     }
+}
+
+/// What parts found that were made one by one ([`Tester::part`]): the batches of each count behind those of the one before.
+pub(crate) fn merge_parts(parts: &[Vec<u8>]) -> Result<TestResult, Error> {
+    let mut parts = read_parts(parts)?;
+    let mut first = 0;
+    for part in &mut parts {
+        for batch in &mut part.batches {
+            batch.index += first;
+        }
+        first = part.batches.iter().map(|batch| batch.index + 1).max().unwrap_or(first);
+    }
+    merge(parts)
+}
+
+fn read_parts(parts: &[Vec<u8>]) -> Result<Vec<Part>, Error> {
+    let read = |bytes: &Vec<u8>| serde_json::from_slice(bytes).map_err(|error| Error::Usage(error.to_string()));
+    parts.iter().map(read).collect()
+}
+
+fn merge(parts: Vec<Part>) -> Result<TestResult, Error> {
+    let mut names = Vec::new();
+    let mut confusion: Option<ConfusionMatrix> = None;
+    let mut batches = Vec::new();
+    for part in parts {
+        if names.is_empty() {
+            names = part.names;
+        }
+        batches.extend(part.batches);
+        match (&mut confusion, part.confusion) {
+            (Some(sum), Some(part)) => sum.merge(&part)?,
+            (sum @ None, part) => *sum = part,
+            (Some(_), None) => {}
+        }
+    }
+    // In the order of the data whoever read them: sums then do not depend on the number of workers.
+    batches.sort_by_key(|batch| batch.index);
+    let records: u64 = batches.iter().map(|batch| batch.records).sum();
+    let mut sums = vec![0.0f64; names.len()];
+    for batch in &batches {
+        for (sum, bits) in sums.iter_mut().zip(&batch.score_bits) {
+            *sum += f64::from(f32::from_bits(*bits)) * batch.records as f64;
+        }
+    }
+    Ok(TestResult {
+        records,
+        scores: names
+            .into_iter()
+            .zip(sums.into_iter().map(|sum| sum / records.max(1) as f64))
+            .collect(),
+        evaluation: confusion.map(|matrix| Evaluation::new(&matrix, None)),
+    })
 }
 
 /// The outputs that say something of a whole batch: single values, and the tops of Accuracy and losses.

@@ -87,7 +87,7 @@ fn test_part(
 }
 
 /// Caffe tests layers that no file has weights for with what their fillers made, and says nothing.
-fn check_all_trained(net: &Net, weights: &[NetParameter], paths: &[PathBuf]) -> Result<(), Error> {
+pub(crate) fn check_all_trained(net: &Net, weights: &[NetParameter], paths: &[PathBuf]) -> Result<(), Error> {
     let with_weights: HashSet<&str> = weights
         .iter()
         .flat_map(|message| &message.layer)
