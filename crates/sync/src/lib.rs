@@ -38,15 +38,25 @@
 mod allreduce;
 mod average;
 mod call;
+mod control;
 mod error;
+mod frame;
+mod half_precision;
+mod handshake;
 mod in_process;
+mod listener;
 mod rendezvous;
+mod ring;
 mod strategy;
+mod tcp;
 mod transport;
 
 pub use allreduce::AllReduce;
 pub use average::{Average, HistoryPolicy, round_is_due};
 pub use error::SyncError;
+pub use handshake::JobToken;
 pub use in_process::{InProcess, in_process};
+pub use listener::Listener;
 pub use strategy::{Replica, Round, SyncStrategy};
+pub use tcp::{Compression, Tcp, TcpOptions};
 pub use transport::{Transport, segment};

@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // Every test binary uses a part of this.
 
+pub mod tcp;
+
 use sparknet_sync::{InProcess, in_process};
 use std::time::Duration;
 
