@@ -47,7 +47,11 @@ impl Plan {
 
     /// The place in the stream of item `item` of batch `batch`.
     pub fn record(&self, batch: u64, item: u64) -> u64 {
-        let batch = if self.shard == Shard::Own { batch / self.world } else { batch };
+        let batch = if self.shard == Shard::Own {
+            batch / self.world
+        } else {
+            batch
+        };
         let place = batch.saturating_mul(self.batch_size).saturating_add(item);
         match self.shard {
             Shard::Records | Shard::Own => place.saturating_mul(self.world).saturating_add(self.rank),
@@ -76,7 +80,11 @@ impl Plan {
 
     /// Where in the source a record of the stream lies.
     pub fn position(&self, record: u64) -> u64 {
-        let place = if self.shard == Shard::Own { record / self.world } else { record };
+        let place = if self.shard == Shard::Own {
+            record / self.world
+        } else {
+            record
+        };
         ((u128::from(place) + u128::from(self.offset)) % u128::from(self.len_records)) as u64
     }
 }

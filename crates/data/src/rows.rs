@@ -253,7 +253,10 @@ impl RowsWriter {
             return Err(DataError::NoRows {
                 name: self.rules.name,
                 bad_rows: self.bad_rows,
-                first_bad: self.first_bad.map(|bad| format!("; the first: {bad}")).unwrap_or_default(),
+                first_bad: self
+                    .first_bad
+                    .map(|bad| format!("; the first: {bad}"))
+                    .unwrap_or_default(),
             });
         };
         Ok(Arc::new(Rows {

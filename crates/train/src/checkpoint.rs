@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use prost::Message;
 use sparknet_engine::{
-    Solver,
+    Net, Solver,
     snapshot::{arena_from_proto, arena_to_proto},
 };
 use sparknet_proto::{
@@ -75,7 +75,10 @@ pub(crate) fn part(solver: &Solver, rank: usize, positions_batches: Vec<u64>, se
         worker.history.clear();
         let mut state = solver.state_to_proto("committed");
         state.run_seed = Some(seed as i64);
-        (net.to_proto(net.param_arena(), None).encode_to_vec(), state.encode_to_vec())
+        (
+            net.to_proto(net.param_arena(), None).encode_to_vec(),
+            state.encode_to_vec(),
+        )
     });
     let (model, state) = of_all.unzip();
     Commit {
@@ -110,6 +113,20 @@ pub fn check_prefix(prefix: &Path, max_iter: u64) -> Result<(), Error> {
         error(format!(
             "snapshots cannot be written to this folder ({cause}): set snapshot_prefix"
         ))
+    })
+}
+
+/// Takes a net's weights from a `.caffemodel` by layer name.
+///
+/// # Errors
+/// A file that cannot be read, blobs of other shapes, no layer that both have.
+pub fn copy_weights(net: &mut Net, path: &Path) -> Result<(), Error> {
+    if net.copy_weights_from(&read_weights(path)?)? > 0 {
+        return Ok(());
+    }
+    Err(Error::Path {
+        path: path.to_owned(),
+        fact: "no layer of the net has a name that occurs in it: check that it is this net's".to_owned(),
     })
 }
 
@@ -215,7 +232,9 @@ impl Resume {
             .map_err(|error| Error::Usage(format!("the committed model: {error}")))?;
         let mut state: SolverState = binary::decode(state, "the committed state")?;
         state.worker = vec![WorkerState::default(); rank];
-        state.worker.push(binary::decode(worker, "the committed worker's state")?);
+        state
+            .worker
+            .push(binary::decode(worker, "the committed worker's state")?);
         Ok(Self {
             path: PathBuf::from("the committed state"),
             state,

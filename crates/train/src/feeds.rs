@@ -34,6 +34,10 @@ pub struct FeedSettings {
     pub max_batches: Option<u64>,
     /// This worker's own records, which then feed the net's data layer instead of the source that it names.
     pub rows: Option<Arc<Rows>>,
+    /// Whether layers without data are fed by a program, which then fills them itself; they are an error otherwise.
+    pub fed_by_program: bool,
+    /// Whether the data begin anew at their end, with full batches only; always so in training.
+    pub repeat: bool,
 }
 
 /// The readers of a net's data layers.
@@ -84,6 +88,8 @@ impl FeedOpener {
             positions_batches,
             max_batches,
             rows,
+            fed_by_program: _,
+            repeat,
         } = &self.settings;
         let is_train = *phase == Phase::Train;
         if rows.is_some() && !self.readers.is_empty() {
@@ -110,7 +116,7 @@ impl FeedOpener {
             seed: *seed,
             start_batches: positions_batches.get(self.readers.len()).copied().unwrap_or(0),
             prefetch,
-            end: if is_train { End::Wrap } else { End::Stop },
+            end: if is_train || *repeat { End::Wrap } else { End::Stop },
             shard: match (rows, is_train) {
                 (Some(_), _) => Shard::Own,
                 (None, true) => Shard::Records,
@@ -187,6 +193,9 @@ impl FeedOpener {
                 },
                 LayerKind::MemoryData(data) => {
                     let Some(source) = &data.source else {
+                        if self.settings.fed_by_program {
+                            continue;
+                        }
                         return Err(no_data(
                             "a MemoryData layer is fed by a program: give it a source, or use a Data layer".to_owned(),
                         ));
@@ -205,7 +214,7 @@ impl FeedOpener {
                     }
                     (reader, data.batch_size)
                 }
-                LayerKind::Input(_) => {
+                LayerKind::Input(_) if !self.settings.fed_by_program => {
                     return Err(no_data("an Input layer has no data: use a Data layer here".to_owned()));
                 }
                 _ => continue,

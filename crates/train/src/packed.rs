@@ -111,11 +111,7 @@ impl PackedJob {
     /// # Errors
     /// As [`Job::from_message`].
     pub fn job(&self, folder: &Path) -> Result<Job, Error> {
-        Job::from_message(
-            &self.solver,
-            &folder.join("solver.prototxt"),
-            &Stages::default(),
-        )
+        Job::from_message(&self.solver, &folder.join("solver.prototxt"), &Stages::default())
     }
 
     /// The net that tests and predicts: the first test net, or else the train net, in phase TEST, with its layers alone.
@@ -159,14 +155,19 @@ impl PackedJob {
         }
         self.wanted.crop_size = self.wanted.crop_size.max(wanted.crop_size);
         for layer in &mut net.layer {
-            let Some(mean_file) = layer.transform_param.as_mut().and_then(|param| param.mean_file.as_mut()) else {
+            let Some(mean_file) = layer
+                .transform_param
+                .as_mut()
+                .and_then(|param| param.mean_file.as_mut())
+            else {
                 continue;
             };
             let path = resolve(mean_file, folder);
             if !path.is_file() {
                 return Err(Error::Path {
                     path,
-                    fact: "the mean file does not exist: compute it with `sparknet mean`, or correct mean_file".to_owned(),
+                    fact: "the mean file does not exist: compute it with `sparknet mean`, or correct mean_file"
+                        .to_owned(),
                 });
             }
             let known = self.files.iter().position(|(_, other)| *other == path);

@@ -46,6 +46,8 @@ impl Predictor {
             positions_batches: Vec::new(),
             max_batches: None,
             rows: Some(rows.clone()),
+            fed_by_program: false,
+            repeat: false,
         };
         let spec = NetSpec::from_proto(net, NetState::new(Phase::Test))?;
         let mut opener = FeedOpener::new(feed.clone());
