@@ -104,11 +104,11 @@ impl RowsWriter {
         }
     }
 
-    /// Takes a row in; `label` is no number where the row has none.
+    /// Takes a row in, and says whether it was good; `label` is no number where the row has none.
     ///
     /// # Errors
     /// A bad row, unless those are skipped; a file that cannot be written.
-    pub fn push(&mut self, values: RowValues<'_>, label: f32) -> Result<(), DataError> {
+    pub fn push(&mut self, values: RowValues<'_>, label: f32) -> Result<bool, DataError> {
         let row = self.seen_rows;
         self.seen_rows += 1;
         let checked = if label.is_finite() {
@@ -126,7 +126,7 @@ impl RowsWriter {
                     return Err(error);
                 }
                 self.first_bad.get_or_insert_with(|| error.to_string());
-                return Ok(());
+                return Ok(false);
             }
         };
         self.shape.get_or_insert(shape);
@@ -153,7 +153,7 @@ impl RowsWriter {
             shape,
             label,
         });
-        Ok(())
+        Ok(true)
     }
 
     /// The kind of a row, and its shape after decoding; or what is wrong with it.
@@ -170,7 +170,12 @@ impl RowsWriter {
         };
         let (kind, shape) = match values {
             RowValues::Null => return Err("is null: fill it in, or drop the row".to_owned()),
-            RowValues::Floats(floats) => (Kind::Floats, flat(floats.len())?),
+            RowValues::Floats(floats) => {
+                if !floats.iter().all(|value| value.is_finite()) {
+                    return Err("has a value that is null or no finite number: fill it in, or drop the row".to_owned());
+                }
+                (Kind::Floats, flat(floats.len())?)
+            }
             RowValues::Interleaved(bytes, shape) => {
                 let count: usize = shape.iter().product();
                 if count == 0 || bytes.len() != count {
@@ -241,6 +246,11 @@ impl RowsWriter {
         }
         self.length_bytes += bytes.len() as u64;
         Ok(())
+    }
+
+    /// How many good rows and bad rows there are so far.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.entries.len() as u64, self.bad_rows)
     }
 
     /// The rows.

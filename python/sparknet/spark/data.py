@@ -1,0 +1,143 @@
+"""DataFrame columns on their way to a worker: which types are taken, and how their Arrow arrays get into Rust."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from sparknet import _native
+
+#: The names that columns travel under.
+FEATURES, LABEL, VALIDATION = "sparknet_features", "sparknet_label", "sparknet_validation"
+
+_IMAGE_FIELDS = {"height", "width", "nChannels", "mode", "data"}
+#: OpenCV's types of 8-bit images, as Spark's image schema has them.
+_IMAGE_MODES = [0, 16, 24]
+
+
+class ColumnError(ValueError):
+    """A column that is missing or of a type that is not taken."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What rows have to be, from the nets and the estimator."""
+
+    shape: list[int] | None
+    color: str
+    crop_size: int
+    skip_bad: bool
+    memory_limit_bytes: int
+
+
+def features(frame: DataFrame, name: str) -> Column:
+    """The feature column in a form that workers take: array<float>, binary, or an image struct."""
+    kind = _type_of(frame, name)
+    if type(kind).__name__ == "VectorUDT":
+        from pyspark.ml.functions import vector_to_array
+
+        return vector_to_array(F.col(_quoted(name)), dtype="float32").alias(FEATURES)
+    if isinstance(kind, T.ArrayType) and isinstance(kind.elementType, T.NumericType):
+        return F.col(_quoted(name)).cast("array<float>").alias(FEATURES)
+    if isinstance(kind, T.BinaryType):
+        return F.col(_quoted(name)).alias(FEATURES)
+    if isinstance(kind, T.StructType) and set(kind.names) >= _IMAGE_FIELDS:
+        return F.col(_quoted(name)).alias(FEATURES)
+    raise ColumnError(
+        f"column {name} is {kind.simpleString()}: features are an array of numbers, a vector, binary (raw bytes, JPEG or "
+        "PNG), or an image as Spark's image source reads it"
+    )
+
+
+def label(frame: DataFrame, name: str) -> Column:
+    """The label column as floats."""
+    kind = _type_of(frame, name)
+    if not isinstance(kind, T.NumericType | T.BooleanType):
+        raise ColumnError(
+            f"column {name} is {kind.simpleString()}: a label is a number; index strings with StringIndexer"
+        )
+    column = F.col(_quoted(name))
+    return (column.cast("int") if isinstance(kind, T.BooleanType) else column).cast("float").alias(LABEL)
+
+
+def validation(frame: DataFrame, name: str) -> Column:
+    """The column that marks rows to test on."""
+    kind = _type_of(frame, name)
+    if not isinstance(kind, T.BooleanType):
+        raise ColumnError(f"column {name} is {kind.simpleString()}: validationIndicatorCol is a column of booleans")
+    return F.col(_quoted(name)).alias(VALIDATION)
+
+
+def _type_of(frame: DataFrame, name: str) -> T.DataType:
+    if name not in frame.columns:
+        raise ColumnError(f"there is no column {name}; the DataFrame has {', '.join(frame.columns)}")
+    return frame.schema[name].dataType
+
+
+def _quoted(name: str) -> str:
+    return "`" + name.replace("`", "``") + "`"
+
+
+def writer(rules: Rules) -> Any:
+    """What takes rows in; larger ones than the limit go to the folder that Spark gives its Python workers."""
+    return _native.RowsWriter(
+        "the DataFrame",
+        rules.shape,
+        rules.color,
+        rules.crop_size,
+        rules.skip_bad,
+        rules.memory_limit_bytes,
+        tempfile.gettempdir(),
+    )
+
+
+def push(to: Any, batch: pa.RecordBatch) -> list[int]:
+    """Hands a batch's rows over; returns which of them are bad and were left out."""
+    column = batch.column(FEATURES)
+    is_valid = np.asarray(column.is_valid().to_numpy(zero_copy_only=False)).astype(np.uint8)
+    if LABEL in batch.schema.names:
+        labels = batch.column(LABEL).cast(pa.float32()).fill_null(float("nan")).to_numpy(zero_copy_only=False)
+        labels = np.ascontiguousarray(labels, dtype=np.float32)
+    else:
+        labels = np.zeros(len(batch), np.float32)
+    kind = column.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        values = column.values
+        if values.null_count:
+            values = values.fill_null(float("nan"))
+        floats = np.ascontiguousarray(values.to_numpy(zero_copy_only=False), dtype=np.float32)
+        bad = to.push_floats(floats, _offsets(column.offsets), labels, is_valid)
+    elif pa.types.is_struct(kind):
+        fields = dict(zip((field.name for field in kind), column.flatten(), strict=True))
+        sizes = [fields[name].fill_null(0).to_numpy(zero_copy_only=False) for name in ("nChannels", "height", "width")]
+        is_valid &= np.isin(fields["mode"].fill_null(-1).to_numpy(zero_copy_only=False), _IMAGE_MODES).astype(np.uint8)
+        shapes = np.ascontiguousarray(np.stack(sizes, axis=1), dtype=np.int64).reshape(-1)
+        content, offsets = _bytes(fields["data"])
+        bad = to.push_bytes(content, offsets, labels, is_valid, shapes)
+    else:
+        content, offsets = _bytes(column)
+        bad = to.push_bytes(content, offsets, labels, is_valid)
+    return bad
+
+
+def _offsets(offsets: pa.Array) -> np.ndarray:
+    return np.ascontiguousarray(offsets.to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+def _bytes(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """A binary array's bytes, not copied, and its offsets."""
+    _, offsets, content = column.buffers()
+    width = np.int64 if pa.types.is_large_binary(column.type) else np.int32
+    if len(column) == 0 or offsets is None:
+        return np.empty(0, np.uint8), np.zeros(len(column) + 1, np.int64)
+    found = np.frombuffer(offsets, dtype=width)[column.offset : column.offset + len(column) + 1].astype(np.int64)
+    # Arrow leaves the buffer out where all values are empty.
+    taken = np.empty(0, np.uint8) if content is None else np.frombuffer(content, dtype=np.uint8)
+    return taken, found

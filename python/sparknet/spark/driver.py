@@ -1,0 +1,348 @@
+"""The driver's side of a training job: it listens to the workers, keeps the last committed round, and submits again."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+
+from sparknet.spark.link import Link, LinkError
+
+#: How long workers may come one after the other: Spark starts those of a barrier stage together.
+START_TIMEOUT_S = 120.0
+#: How long Spark is given to notice by itself that a worker is gone.
+GONE_GRACE_S = 20.0
+#: How many may be in their handshake at once.
+MAX_GUESTS = 64
+
+
+class TrainingError(RuntimeError):
+    """Training that has failed for good; the sentence says why, and what to do."""
+
+
+@dataclass
+class Committed:
+    """What all workers held after a round."""
+
+    iteration: int
+    is_finished: bool
+    model: bytes
+    state: bytes
+    workers: list[bytes]
+
+
+@dataclass
+class _Peer:
+    """What the driver knows of one worker of the current attempt."""
+
+    heard_at: float
+    is_done: bool = False
+    gone_at: float | None = None
+
+
+@dataclass
+class _Attempt:
+    number: int
+    begun_at: float
+    first_at: float | None = None
+    peers: dict[int, _Peer] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+    fatal: str | None = None
+    is_interrupted: bool = False
+    parts: dict[int, dict[int, tuple[bool, list[bytes]]]] = field(default_factory=dict)
+
+
+class Driver:
+    """Listens for the workers of one job. Used as a context manager."""
+
+    def __init__(
+        self,
+        world: int,
+        weights: bytes | None,
+        heartbeat_timeout_s: float,
+        on_event: Callable[[str], None],
+    ) -> None:
+        self.world = world
+        self.token = secrets.token_hex(32)
+        self.committed: Committed | None = None
+        self._weights = weights
+        self._heartbeat_timeout_s = heartbeat_timeout_s
+        self._on_event = on_event
+        self._lock = threading.Lock()
+        self._attempt = _Attempt(number=-1, begun_at=time.monotonic())
+        self._interrupt: Callable[[], None] | None = None
+        self._closed = threading.Event()
+        self._guests = threading.Semaphore(MAX_GUESTS)
+        self._links: set[Link] = set()
+        if socket.has_dualstack_ipv6():
+            self._server = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+        else:
+            self._server = socket.create_server(("", 0))
+        self.port: int = self._server.getsockname()[1]
+
+    def __enter__(self) -> Driver:
+        for target in (self._accept, self._watch):
+            threading.Thread(target=target, name=f"sparknet {target.__name__}", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+        self._server.close()
+        with self._lock:
+            links = list(self._links)
+        for link in links:
+            link.close()
+
+    def begin(self, number: int, interrupt: Callable[[], None]) -> None:
+        """Begins attempt `number`; `interrupt` ends its stage."""
+        with self._lock:
+            self._attempt = _Attempt(number=number, begun_at=time.monotonic())
+            self._interrupt = interrupt
+
+    def failure(self) -> tuple[str | None, str | None]:
+        """Why the attempt failed, as workers or this driver saw it: (what no restart would help with, anything else)."""
+        give_up_at = time.monotonic() + 2.0
+        while not (self._attempt.fatal or self._attempt.failures) and time.monotonic() < give_up_at:
+            time.sleep(0.05)  # Spark may have been faster than the workers' own words.
+        with self._lock:
+            # The first to speak has seen the cause; the others only saw that one go.
+            return self._attempt.fatal, next(iter(self._attempt.failures), None)
+
+    def _accept(self) -> None:
+        while not self._closed.is_set():
+            try:
+                connection, _ = self._server.accept()
+            except OSError:
+                if self._closed.wait(0.1):
+                    return
+                continue
+            if not self._guests.acquire(blocking=False):
+                connection.close()
+                continue
+            threading.Thread(target=self._serve, args=(connection,), name="sparknet worker", daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        link = Link(connection)
+        try:
+            try:
+                link.accept(self.token)
+                hello, _ = link.receive()
+            finally:
+                self._guests.release()
+            rank, number = int(hello["rank"]), int(hello["attempt"])
+            connection.settimeout(None)
+        except (OSError, KeyError, TypeError, ValueError):
+            connection.close()
+            return
+        with self._lock:
+            self._links.add(link)
+            attempt = self._attempt
+            is_current = number == attempt.number and 0 <= rank < self.world
+            if is_current:
+                now = time.monotonic()
+                attempt.first_at = attempt.first_at or now
+                attempt.peers[rank] = _Peer(heard_at=now)
+        try:
+            if is_current:
+                self._send_start(link, rank)
+                self._listen(link, attempt, rank)
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            self._gone(attempt, rank, error)
+        finally:
+            with self._lock:
+                self._links.discard(link)
+            link.close()
+
+    def _send_start(self, link: Link, rank: int) -> None:
+        committed = self.committed
+        if committed:
+            payloads = [committed.model, committed.state, committed.workers[rank]]
+            link.send({"type": "resume", "iteration": committed.iteration}, payloads)
+        elif self._weights is not None:
+            link.send({"type": "weights"}, [self._weights])
+        else:
+            link.send({"type": "scratch"})
+
+    def _listen(self, link: Link, attempt: _Attempt, rank: int) -> None:
+        while True:
+            message, payloads = link.receive()
+            kind = message.get("type")
+            with self._lock:
+                if attempt is not self._attempt:
+                    return
+                peer = attempt.peers[rank]
+                peer.heard_at = time.monotonic()
+                if kind == "done":
+                    peer.is_done = True
+                elif kind == "failed":
+                    reason = str(message["reason"])
+                    if message["fatal"]:
+                        attempt.fatal = attempt.fatal or reason
+                    else:
+                        attempt.failures.append(reason)
+                elif kind == "commit":
+                    self._take_part(attempt, rank, int(message["iteration"]), bool(message["finished"]), payloads)
+            if kind == "commit":
+                link.send({"type": "taken"})
+            if kind == "event":
+                self._on_event(str(message["line"]))
+
+    def _take_part(self, attempt: _Attempt, rank: int, iteration: int, finished: bool, payloads: list[bytes]) -> None:
+        parts = attempt.parts.setdefault(iteration, {})
+        parts[rank] = (finished, payloads)
+        if len(parts) < self.world:
+            return
+        *of_all, _ = parts[0][1]
+        if len(of_all) != 2:
+            raise LinkError("worker 0's commit lacks the model")
+        self.committed = Committed(
+            iteration=iteration,
+            is_finished=all(finished for finished, _ in parts.values()),
+            model=of_all[0],
+            state=of_all[1],
+            workers=[parts[rank][1][-1] for rank in range(self.world)],
+        )
+        attempt.parts = {later: parts for later, parts in attempt.parts.items() if later > iteration}
+
+    def _gone(self, attempt: _Attempt, rank: int, error: Exception) -> None:
+        with self._lock:
+            peer = attempt.peers.get(rank)
+            if peer and not peer.is_done and attempt is self._attempt:
+                peer.gone_at = time.monotonic()
+                attempt.failures.append(
+                    f"worker {rank} is gone ({error}): see its executor's log for what ended its Python process"
+                )
+
+    def _watch(self) -> None:
+        while not self._closed.wait(0.5):
+            with self._lock:
+                attempt, interrupt = self._attempt, self._interrupt
+                reason = self._overdue(attempt, time.monotonic())
+                if reason is None or attempt.is_interrupted or interrupt is None:
+                    continue
+                attempt.is_interrupted = True
+                if reason:
+                    attempt.failures.append(reason)
+            interrupt()
+
+    def _overdue(self, attempt: _Attempt, now: float) -> str | None:
+        """Why the attempt has to be ended from outside; empty where that is known already, None where it has not."""
+        if attempt.first_at is None or attempt.number < 0:
+            return None
+        missing = [rank for rank in range(self.world) if rank not in attempt.peers]
+        if missing and now - attempt.first_at > START_TIMEOUT_S:
+            return (
+                f"workers {missing} did not start within {START_TIMEOUT_S:.0f} s of the first: give Spark as many free "
+                f"slots as workers, {self.world}"
+            )
+        for rank, peer in attempt.peers.items():
+            if peer.is_done:
+                continue
+            if peer.gone_at is not None and now - peer.gone_at > GONE_GRACE_S:
+                return ""
+            silent_s = now - peer.heard_at
+            if peer.gone_at is None and silent_s > self._heartbeat_timeout_s:
+                return (
+                    f"worker {rank} has been silent for {silent_s:.0f} s: its process is frozen or its machine is gone"
+                )
+        return None
+
+
+def hosts(spark: SparkSession, given: str | None) -> list[str]:
+    """Under which names workers may find this process, likeliest first."""
+    if given:
+        return [given]
+    found = [spark.conf.get("spark.driver.host", None)]
+    try:
+        found.append(socket.gethostbyname(socket.gethostname()))
+    except OSError:
+        pass  # Not every machine knows its own name.
+    found.append("127.0.0.1")
+    return list(dict.fromkeys(host for host in found if host))
+
+
+def check_cluster(spark: SparkSession, workers: int) -> None:
+    """Says early what Spark would say late or never: that the workers cannot all run at once."""
+    if (spark.conf.get("spark.dynamicAllocation.enabled", "false") or "false").lower() == "true":
+        raise TrainingError(
+            "spark.dynamicAllocation.enabled is true, but all workers have to run at once: set it to false for training"
+        )
+    try:
+        context = spark.sparkContext._jsc.sc()
+        profile = context.resourceProfileManager().defaultResourceProfile()
+    except Exception:
+        return  # Spark Connect does not tell a client how many slots there are.
+    give_up_at = time.monotonic() + 30.0
+    slots = context.maxNumConcurrentTasks(profile)
+    while slots < workers and time.monotonic() < give_up_at and not context.isLocal():
+        time.sleep(0.5)  # Executors may still be starting.
+        slots = context.maxNumConcurrentTasks(profile)
+    if slots < workers:
+        raise TrainingError(
+            f"{workers} workers have to run at once, but Spark has slots for {slots}: give it more cores or executors, or "
+            "lower numWorkers"
+        )
+
+
+def run(
+    frame: DataFrame,
+    driver: Driver,
+    max_restarts: int,
+    worker: Callable[[int], Callable[..., Any]],
+    schema: str,
+    on_message: Callable[[str], None],
+) -> tuple[list[Any], int]:
+    """Runs the workers until they have finished, again from the last committed round where they fail.
+
+    `worker` gives the function of an attempt. Returns the rows that the workers gave, and how often they were restarted.
+    """
+    spark = frame.sparkSession
+    for attempt in range(max_restarts + 1):
+        tag = f"sparknet-{driver.token[:16]}-{attempt}"
+        driver.begin(attempt, lambda tag=tag: spark.interruptTag(tag))
+        spark.addTag(tag)
+        try:
+            rows = frame.mapInArrow(worker(attempt), schema, barrier=True).collect()
+            if driver.committed is None or not driver.committed.is_finished:
+                raise TrainingError("the workers ended without handing over the model: please report this as a bug")
+            return rows, attempt
+        except TrainingError:
+            raise
+        except KeyboardInterrupt:
+            spark.interruptTag(tag)
+            raise
+        except Exception as error:
+            fatal, reason = driver.failure()
+            said = _said(error)
+            if fatal or (said and not reason):
+                raise TrainingError(fatal or said) from error
+            reason = reason or _first_line(error)
+            iteration = driver.committed.iteration if driver.committed else 0
+            if attempt == max_restarts:
+                raise TrainingError(
+                    f"training failed {attempt + 1} times, the last time after iteration {iteration}: {reason}"
+                ) from error
+            on_message(
+                f"{reason}; training goes on from iteration {iteration} (restart {attempt + 1} of {max_restarts})"
+            )
+        finally:
+            spark.removeTag(tag)
+    raise AssertionError("unreachable")
+
+
+def _said(error: Exception) -> str | None:
+    """What a worker said that could not tell its driver."""
+    found = re.search(r"(?:DriverUnreachableError|BadDataError): (.*)", str(error))
+    return found.group(1).strip() if found else None
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,191 @@
+"""The parameters of `NetEstimator` and `NetModel`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyspark.ml.param import Param, Params, TypeConverters
+from pyspark.ml.param.shared import HasFeaturesCol, HasLabelCol, HasPredictionCol, HasProbabilityCol
+
+
+def _text_or_none(value: Any) -> str | None:
+    return None if value is None else TypeConverters.toString(value)
+
+
+def _one_of(*choices: str) -> Any:
+    def convert(value: Any) -> str:
+        if value not in choices:
+            raise TypeError(f"{value!r} is none of {', '.join(choices)}")
+        return str(value)
+
+    return convert
+
+
+def _param(name: str, doc: str, converter: Any) -> Any:
+    return Param(Params._dummy(), name, doc, typeConverter=converter)
+
+
+class NetParams(HasFeaturesCol, HasLabelCol, HasPredictionCol, HasProbabilityCol):
+    """What an estimator and its models have in common."""
+
+    inputShape: Param[list[int]] = _param(
+        "inputShape",
+        "channels, height and width of a row of numbers, where the prototxt does not say them",
+        TypeConverters.toListInt,
+    )
+    onBadRow: Param[str] = _param(
+        "onBadRow",
+        "what becomes of rows with nulls, undecodable images or wrong sizes: fail, or skip (left out and counted in "
+        "training; null in predictions)",
+        _one_of("fail", "skip"),
+    )
+    outputBlobs: Param[list[str]] = _param(
+        "outputBlobs", "blobs of the net that transform adds as columns", TypeConverters.toListString
+    )
+    threadsPerWorker: Param[int] = _param(
+        "threadsPerWorker", "threads that a worker computes with; 0 for its task's cpus", TypeConverters.toInt
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._setDefault(
+            featuresCol="features",
+            labelCol="label",
+            predictionCol="prediction",
+            probabilityCol="probability",
+            onBadRow="fail",
+            outputBlobs=[],
+            threadsPerWorker=0,
+        )
+
+    def setFeaturesCol(self, value: str) -> Any:
+        """Sets the column with arrays of numbers, vectors, bytes or images."""
+        return self._set(featuresCol=value)
+
+    def setLabelCol(self, value: str) -> Any:
+        """Sets the column with the classes, or the numbers to predict."""
+        return self._set(labelCol=value)
+
+    def setPredictionCol(self, value: str) -> Any:
+        """Sets the column that transform puts the class in."""
+        return self._set(predictionCol=value)
+
+    def setProbabilityCol(self, value: str) -> Any:
+        """Sets the column that transform puts the classes' probabilities in."""
+        return self._set(probabilityCol=value)
+
+    def setOutputBlobs(self, value: list[str]) -> Any:
+        """Sets the blobs that transform adds as columns, each an array<float> of the blob's name."""
+        return self._set(outputBlobs=value)
+
+    def setOnBadRow(self, value: str) -> Any:
+        """Sets what becomes of bad rows: fail or skip."""
+        return self._set(onBadRow=value)
+
+    def setInputShape(self, value: list[int]) -> Any:
+        """Sets channels, height and width of a row of numbers."""
+        return self._set(inputShape=value)
+
+    def setThreadsPerWorker(self, value: int) -> Any:
+        """Sets how many threads a worker computes with; 0 for its task's cpus."""
+        return self._set(threadsPerWorker=value)
+
+
+class TrainParams(NetParams):
+    """What says how a net is trained."""
+
+    solver: Param[str] = _param(
+        "solver", "the solver: a .prototxt file on the driver, or its text", TypeConverters.toString
+    )
+    net: Param[str | None] = _param(
+        "net",
+        "the net, instead of the one that the solver names: a .prototxt file on the driver, or its text",
+        _text_or_none,
+    )
+    weights: Param[str | None] = _param("weights", "a .caffemodel on the driver to begin with", _text_or_none)
+    numWorkers: Param[int] = _param(
+        "numWorkers", "workers, each a Spark task with rows of its own", TypeConverters.toInt
+    )
+    sync: Param[str] = _param(
+        "sync",
+        "average (of weights, every tau iterations) or allreduce (of gradients)",
+        _one_of("average", "allreduce"),
+    )
+    tau: Param[int] = _param("tau", "iterations that a worker trains alone", TypeConverters.toInt)
+    history: Param[str] = _param(
+        "history", "what averaging does to momentum: keep, average or reset", _one_of("keep", "average", "reset")
+    )
+    compress: Param[str] = _param("compress", "what workers send: none (float32) or f16", _one_of("none", "f16"))
+    maxIter: Param[int] = _param("maxIter", "iterations, instead of the solver's max_iter", TypeConverters.toInt)
+    testInterval: Param[int] = _param(
+        "testInterval", "iterations between two tests, instead of the solver's test_interval", TypeConverters.toInt
+    )
+    baseLr: Param[float] = _param(
+        "baseLr", "the learning rate, instead of the solver's base_lr", TypeConverters.toFloat
+    )
+    momentum: Param[float] = _param("momentum", "instead of the solver's momentum", TypeConverters.toFloat)
+    weightDecay: Param[float] = _param("weightDecay", "instead of the solver's weight_decay", TypeConverters.toFloat)
+    display: Param[int] = _param(
+        "display", "iterations between two losses, instead of the solver's", TypeConverters.toInt
+    )
+    seed: Param[int] = _param("seed", "of all randomness, instead of the solver's random_seed", TypeConverters.toInt)
+    validationIndicatorCol: Param[str | None] = _param(
+        "validationIndicatorCol", "a column of booleans: rows to test on and not to train on", _text_or_none
+    )
+    maxRestarts: Param[int] = _param(
+        "maxRestarts",
+        "how often training goes on from the last committed round when workers are lost",
+        TypeConverters.toInt,
+    )
+    commitInterval: Param[int] = _param(
+        "commitInterval",
+        "iterations between two rounds that the driver keeps; 0 for one about every 10 seconds",
+        TypeConverters.toInt,
+    )
+    syncTimeout: Param[float] = _param("syncTimeout", "seconds that a worker waits for another", TypeConverters.toFloat)
+    heartbeatTimeout: Param[float] = _param(
+        "heartbeatTimeout", "seconds of silence after which a worker counts as lost", TypeConverters.toFloat
+    )
+    driverHost: Param[str | None] = _param(
+        "driverHost", "the name under which executors find the driver, where Spark's own does not do", _text_or_none
+    )
+    memoryPerWorkerMb: Param[int] = _param(
+        "memoryPerWorkerMb",
+        "megabytes of rows that a worker keeps in memory; more go to a local file",
+        TypeConverters.toInt,
+    )
+    verbose: Param[bool] = _param("verbose", "whether the driver prints how training goes", TypeConverters.toBoolean)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._setDefault(
+            net=None,
+            weights=None,
+            numWorkers=2,
+            sync="average",
+            tau=10,
+            history="keep",
+            compress="none",
+            validationIndicatorCol=None,
+            maxRestarts=3,
+            commitInterval=0,
+            syncTimeout=600.0,
+            heartbeatTimeout=60.0,
+            driverHost=None,
+            memoryPerWorkerMb=1024,
+            verbose=True,
+        )
+
+    def overrides(self) -> str:
+        """The parameters that replace fields of the solver, as its prototxt would have them."""
+        fields = {
+            "max_iter": self.maxIter,
+            "test_interval": self.testInterval,
+            "base_lr": self.baseLr,
+            "momentum": self.momentum,
+            "weight_decay": self.weightDecay,
+            "display": self.display,
+            "random_seed": self.seed,
+        }
+        given = {name: self.getOrDefault(param) for name, param in fields.items() if self.isDefined(param)}
+        return "\n".join(f"{name}: {value}" for name, value in given.items())

@@ -1,0 +1,266 @@
+"""What runs in a Spark task: one worker of a training job."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as WaitTimeoutError
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyspark import BarrierTaskContext
+
+from sparknet import _native
+from sparknet.spark import data
+from sparknet.spark.link import Link, LinkError, derived_token
+
+HEARTBEAT_S = 2.0
+CONNECT_TIMEOUT_S = 10.0
+#: What a worker tells Spark at its end.
+SCHEMA = "rank int, records long, bad_rows long, first_bad string"
+
+
+class DriverUnreachableError(RuntimeError):
+    """The driver's socket cannot be reached from an executor."""
+
+
+class BadDataError(ValueError):
+    """Rows, a net or a solver that no restart makes better."""
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What a worker is sent; the same for all."""
+
+    attempt: int
+    workers: int
+    driver_hosts: list[str]
+    driver_port: int
+    token: str
+    solver: bytes
+    files: dict[str, bytes]
+    rules: data.Rules
+    batch_size: int
+    has_test_rows: bool
+    seed: int
+    threads: int
+    sync: str
+    tau: int
+    history: str
+    compress: str
+    timeout_s: float
+    commit_interval: int
+
+
+class DriverLink:
+    """A worker's connection to its driver, with a heartbeat."""
+
+    def __init__(self, settings: WorkerSettings, rank: int) -> None:
+        self._rank = rank
+        self._link = self._connect(settings)
+        self._closed = threading.Event()
+        self._link.send({"type": "hello", "rank": rank, "attempt": settings.attempt})
+        self._link.connection.settimeout(settings.timeout_s)
+        self.start, self.start_payloads = self._link.receive()
+        threading.Thread(target=self._beat, name="sparknet heartbeat", daemon=True).start()
+
+    @property
+    def host(self) -> str:
+        """This machine's address, as it is reached from where the driver is."""
+        host: str = self._link.connection.getsockname()[0]
+        return host.removeprefix("::ffff:")
+
+    def _connect(self, settings: WorkerSettings) -> Link:
+        causes = []
+        for host in settings.driver_hosts:
+            try:
+                connection = socket.create_connection((host, settings.driver_port), CONNECT_TIMEOUT_S)
+                link = Link(connection)
+                link.introduce(settings.token)
+                return link
+            except OSError as error:
+                causes.append(f"{host}:{settings.driver_port} ({error})")
+        raise DriverUnreachableError(
+            f"worker {self._rank} cannot reach the driver at {' or '.join(causes)}: open the network between executors and "
+            "driver, or set driverHost to a name that executors know"
+        )
+
+    def _beat(self) -> None:
+        while not self._closed.wait(HEARTBEAT_S):
+            try:
+                self._link.send({"type": "beat"})
+            except LinkError:
+                return  # Whoever needs the driver next finds out.
+
+    def event(self, line: str) -> None:
+        """Sends an event of the run."""
+        self._link.send({"type": "event", "line": line})
+
+    def commit(self, iteration: int, finished: bool, of_all: tuple[bytes, bytes] | None, own: bytes) -> None:
+        """Sends this worker's part of a round, and waits until the driver has it."""
+        payloads = [*(of_all or ()), own]
+        self._link.send({"type": "commit", "iteration": iteration, "finished": finished}, payloads)
+        answer, _ = self._link.receive()
+        if answer.get("type") != "taken":
+            raise LinkError(f"the driver answered a commit with {answer}")
+
+    def failed(self, reason: str, is_fatal: bool) -> None:
+        """Tells why this worker ends. `is_fatal` where trying again would not help."""
+        try:
+            self._link.send({"type": "failed", "reason": reason, "fatal": is_fatal})
+        except LinkError:
+            pass  # Spark tells the driver, in more words.
+
+    def done(self) -> None:
+        """Tells that this worker has finished."""
+        self._link.send({"type": "done"})
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._closed.set()
+        self._link.close()
+
+
+def train_partition(batches: Iterator[pa.RecordBatch], settings: WorkerSettings) -> Iterator[pa.RecordBatch]:
+    """A worker's whole life: data in, peers found, training, model handed over."""
+    context = BarrierTaskContext.get()
+    rank = context.partitionId()
+    link = DriverLink(settings, rank)
+    try:
+        with tempfile.TemporaryDirectory(prefix="sparknet-") as folder:
+            rows = _train(batches, settings, context, link, folder)
+        link.done()
+    except BadDataError as error:
+        link.failed(str(error), is_fatal=True)
+        raise
+    except Exception as error:
+        link.failed(f"worker {rank}: {error}", is_fatal=False)
+        raise
+    finally:
+        link.close()
+    yield pa.RecordBatch.from_pydict(
+        {
+            "rank": pa.array([rank], pa.int32()),
+            "records": pa.array([len(rows)], pa.int64()),
+            "bad_rows": pa.array([rows.bad_rows], pa.int64()),
+            "first_bad": pa.array([rows.first_bad], pa.string()),
+        }
+    )
+
+
+def _train(
+    batches: Iterator[pa.RecordBatch],
+    settings: WorkerSettings,
+    context: BarrierTaskContext,
+    link: DriverLink,
+    folder: str,
+) -> Any:
+    rank = context.partitionId()
+    problem, rows, test_rows = None, None, None
+    try:
+        rows, test_rows = take_in(batches, settings)
+    except ValueError as error:
+        problem = f"worker {rank}: {error}"
+    listener = _native.Listener(link.host)
+    mine = {
+        "address": listener.address,
+        "problem": problem,
+        "rows": len(rows) if rows else 0,
+        "test_rows": len(test_rows) if test_rows else 0,
+        "shape": list(rows.shape) if rows else None,
+    }
+    everyone = _all_gather(context, mine, settings.timeout_s)
+    check_rows(everyone, settings)
+    for name, content in settings.files.items():
+        with open(os.path.join(folder, name), "wb") as file:
+            file.write(content)
+    weights, resume = None, None
+    if link.start["type"] == "resume":
+        resume = tuple(link.start_payloads)
+    elif link.start["type"] == "weights":
+        weights = os.path.join(folder, "given.caffemodel")
+        with open(weights, "wb") as file:
+            file.write(link.start_payloads[0])
+    try:
+        _native.train_worker(
+            solver=settings.solver,
+            folder=folder,
+            listener=listener,
+            rank=rank,
+            peers=[each["address"] for each in everyone],
+            token=derived_token(settings.token, f"peers of attempt {settings.attempt}"),
+            rows=rows,
+            test_rows=test_rows,
+            seed=settings.seed,
+            threads=settings.threads or context.cpus(),
+            sync=settings.sync,
+            tau=settings.tau,
+            history=settings.history,
+            compress=settings.compress,
+            timeout_s=settings.timeout_s,
+            weights=weights,
+            resume=resume,
+            commit_interval=settings.commit_interval,
+            on_event=link.event,
+            on_commit=link.commit,
+        )
+    except ValueError as error:
+        raise BadDataError(str(error)) from error
+    return rows
+
+
+def take_in(batches: Iterator[pa.RecordBatch], settings: WorkerSettings) -> tuple[Any, Any]:
+    """All rows of a partition: those to train on, and those to test on or None."""
+    train, test = data.writer(settings.rules), data.writer(settings.rules)
+    for batch in batches:
+        if settings.has_test_rows:
+            is_test = batch.column(data.VALIDATION).fill_null(False)
+            data.push(test, batch.filter(is_test))
+            batch = batch.filter(pa.array(~np.asarray(is_test.to_numpy(zero_copy_only=False), dtype=bool)))
+        data.push(train, batch)
+    has_test_rows = test.counts()[0] > 0
+    if train.counts()[0] == 0 and train.counts()[1] == 0:
+        raise ValueError("it has no rows to train on: give as many rows as workers at least, or lower numWorkers")
+    return train.finish(), test.finish() if has_test_rows else None
+
+
+def check_rows(everyone: list[dict[str, Any]], settings: WorkerSettings) -> None:
+    """Every worker finds the same that is wrong with the rows of all."""
+    problems = [each["problem"] for each in everyone if each["problem"]]
+    if problems:
+        raise BadDataError(problems[0])
+    counts = [each["rows"] for each in everyone]
+    fewest = min(range(len(counts)), key=counts.__getitem__)
+    if counts[fewest] < settings.batch_size:
+        raise BadDataError(
+            f"worker {fewest} has {counts[fewest]} rows to train on, but a batch is {settings.batch_size}: give more rows, "
+            "lower the batch_size of the data layer, or lower numWorkers"
+        )
+    if settings.has_test_rows and not any(each["test_rows"] for each in everyone):
+        raise BadDataError("no row is true in validationIndicatorCol: mark rows to test on, or leave it unset")
+    shapes = {tuple(each["shape"]) for each in everyone}
+    if len(shapes) > 1 and settings.rules.crop_size == 0:
+        found = " and ".join("x".join(map(str, shape)) for shape in sorted(shapes))
+        raise BadDataError(f"rows are of different sizes, {found}: make all of one size, or set crop_size")
+
+
+def _all_gather(context: BarrierTaskContext, mine: dict[str, Any], timeout_s: float) -> list[dict[str, Any]]:
+    """What all workers say of themselves, in order of rank."""
+    # Spark's own limit is a year.
+    pool = ThreadPoolExecutor(max_workers=1)
+    try:
+        said = pool.submit(context.allGather, json.dumps(mine)).result(timeout=timeout_s)
+    except WaitTimeoutError:
+        raise TimeoutError(
+            f"another worker did not come within {timeout_s:.0f} s: look at what holds its task up, or raise syncTimeout"
+        ) from None
+    finally:
+        pool.shutdown(wait=False)
+    return [json.loads(each) for each in said]

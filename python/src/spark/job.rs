@@ -1,0 +1,137 @@
+//! Jobs that need no files of the driver's.
+
+use std::path::PathBuf;
+
+use prost::Message;
+use pyo3::{prelude::*, types::PyBytes};
+use sparknet_data::ColorMode;
+use sparknet_engine::spec::LayerKind;
+use sparknet_proto::caffe::NetParameter;
+use sparknet_train::{
+    packed::{PackedJob, Text},
+    rows::without_labels,
+};
+
+use super::to_python;
+
+/// A solver with its nets, to be sent to workers.
+#[pyclass(name = "PackedJob", module = "sparknet._native", frozen)]
+pub struct PyPackedJob(PackedJob);
+
+fn text((text, name, folder): (String, String, PathBuf)) -> Text {
+    Text { text, name, folder }
+}
+
+#[pymethods]
+impl PyPackedJob {
+    /// Packs a solver; it and the net are `(text, name, folder)`.
+    #[new]
+    #[pyo3(signature = (solver, net, overrides, has_test_rows))]
+    fn new(
+        solver: (String, String, PathBuf),
+        net: Option<(String, String, PathBuf)>,
+        overrides: &str,
+        has_test_rows: bool,
+    ) -> PyResult<Self> {
+        let net = net.map(text);
+        let packed = PackedJob::pack(&text(solver), net.as_ref(), overrides, has_test_rows).map_err(to_python)?;
+        Ok(Self(packed))
+    }
+
+    /// The solver with its nets, for `train_worker`.
+    fn solver<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.0.solver.encode_to_vec())
+    }
+
+    /// The mean files: their names on the workers, and where they lie here.
+    #[getter]
+    fn files(&self) -> Vec<(String, PathBuf)> {
+        self.0.files.clone()
+    }
+
+    /// The shape `(c, h, w)` of rows, where the nets say it.
+    #[getter]
+    fn shape(&self) -> Option<[usize; 3]> {
+        self.0.wanted.shape
+    }
+
+    /// What images are decoded to: native, color or gray.
+    #[getter]
+    fn color(&self) -> &'static str {
+        match self.0.wanted.color {
+            ColorMode::Native => "native",
+            ColorMode::Color => "color",
+            ColorMode::Gray => "gray",
+        }
+    }
+
+    /// The edge that records are cropped to; 0 for none.
+    #[getter]
+    fn crop_size(&self) -> usize {
+        self.0.wanted.crop_size
+    }
+
+    /// Where training ends.
+    #[getter]
+    fn max_iter(&self) -> i32 {
+        self.0.solver.max_iter()
+    }
+
+    /// The solver's random_seed, if it has one.
+    #[getter]
+    fn seed(&self) -> Option<i64> {
+        self.0.solver.random_seed.filter(|seed| *seed >= 0)
+    }
+
+    /// Records that a worker needs for a batch.
+    #[getter]
+    fn batch_size(&self) -> PyResult<usize> {
+        let job = self.0.job(&PathBuf::new()).map_err(to_python)?;
+        let sizes = job.train.spec.layers.iter().filter_map(|layer| match &layer.kind {
+            LayerKind::Data(data) => Some(data.batch_size),
+            _ => None,
+        });
+        Ok(sizes.max().unwrap_or(0))
+    }
+
+    /// The net's name.
+    #[getter]
+    fn net_name(&self) -> PyResult<String> {
+        Ok(self.0.job(&PathBuf::new()).map_err(to_python)?.train.spec.name)
+    }
+
+    /// The net in phase TEST, fed by rows, with labels or without.
+    #[pyo3(signature = (with_labels))]
+    fn test_net<'py>(&self, py: Python<'py>, with_labels: bool) -> PyResult<Bound<'py, PyBytes>> {
+        let mut net = self.0.test_net().map_err(to_python)?;
+        if !with_labels {
+            without_labels(&mut net);
+        }
+        Ok(PyBytes::new(py, &net.encode_to_vec()))
+    }
+
+    /// The blobs that transform looks at: the scores, whether a softmax makes them probabilities, and whether they are
+    /// scores of classes at all.
+    fn scores(&self) -> PyResult<(String, bool, bool)> {
+        Ok(scores(&self.0.test_net().map_err(to_python)?))
+    }
+}
+
+/// Where a net's predictions are found: the blob that its Softmax layer makes, or else what its loss or Accuracy layer
+/// reads, or else its last blob.
+fn scores(net: &NetParameter) -> (String, bool, bool) {
+    let by_type = |name: &str| net.layer.iter().rev().find(|layer| layer.r#type() == name);
+    if let Some(top) = by_type("Softmax").and_then(|layer| layer.top.first()) {
+        return (top.clone(), false, true);
+    }
+    for name in ["SoftmaxWithLoss", "Accuracy"] {
+        if let Some(bottom) = by_type(name).and_then(|layer| layer.bottom.first()) {
+            return (bottom.clone(), true, true);
+        }
+    }
+    if let Some(bottom) = by_type("EuclideanLoss").and_then(|layer| layer.bottom.first()) {
+        return (bottom.clone(), false, false);
+    }
+    let last = net.layer.iter().rev().find_map(|layer| layer.top.first());
+    (last.cloned().unwrap_or_default(), false, false)
+}
