@@ -1,0 +1,53 @@
+"""The run that a Spark run has to equal: the same shards, with all workers in one process and without Spark."""
+
+from collections import defaultdict
+from functools import partial
+
+import pyarrow as pa
+from pyspark import TaskContext
+from sparknet import _native
+from sparknet.spark import data
+
+
+def with_partition(batches):
+    """Adds the partition's number, which is the worker's."""
+    for batch in batches:
+        rank = pa.array([TaskContext.get().partitionId()] * len(batch), pa.int32())
+        yield pa.RecordBatch.from_arrays([*batch.columns, rank], names=[*batch.schema.names, "rank"])
+
+
+def weights_of(estimator, dataset):
+    """The weights of an estimator's run over the shards that Spark would give its workers."""
+    workers = estimator.getOrDefault("numWorkers")
+    frame = estimator._prepared(dataset).repartition(workers)
+    schema = f"{data.FEATURES} binary, {data.LABEL} float, rank int"
+    shards = defaultdict(list)
+    for row in frame.mapInArrow(partial(with_partition), schema).collect():
+        shards[row["rank"]].append(row)
+    job = estimator._packed()
+    rows = []
+    for rank in range(workers):
+        writer = data.writer(estimator.rules(job, 1 << 30))
+        batch = pa.RecordBatch.from_pydict(
+            {
+                data.FEATURES: pa.array([bytes(row[data.FEATURES]) for row in shards[rank]], pa.binary()),
+                data.LABEL: pa.array([row[data.LABEL] for row in shards[rank]], pa.float32()),
+            }
+        )
+        data.push(writer, batch)
+        rows.append(writer.finish())
+    found = _native.train_in_process(
+        solver=job.solver(),
+        folder="",
+        rows=rows,
+        test_rows=[None] * workers,
+        seed=job.seed,
+        threads=1,
+        sync=estimator.getOrDefault("sync"),
+        tau=estimator.getOrDefault("tau"),
+        history=estimator.getOrDefault("history"),
+        timeout_s=60.0,
+        weights=None,
+        on_event=lambda line: None,
+    )
+    return found["model"]

@@ -1,0 +1,123 @@
+"""Workers, executors and drivers that fail: training goes on from the last committed round, or says why not; it never hangs."""
+
+import os
+import signal
+import socket
+import threading
+import time
+
+import psutil
+import pytest
+from local import weights_of
+from sparknet.spark import TrainingError
+from test_fit import estimator
+
+#: Long enough that a fault meets a run in the middle: about 4 s without any.
+LONG = {"maxIter": 3000, "commitInterval": 50, "display": 500, "tau": 5}
+
+
+def python_workers():
+    """The Python processes that Spark's executors have for tasks: the children of their daemons."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if "pyspark.daemon" in (process.info["cmdline"] or []):
+            found += process.children()
+    return found
+
+
+@pytest.fixture
+def after_a_commit(monkeypatch):
+    """Gives a function that does harm once, when the driver has committed iteration 500."""
+    from sparknet.spark import driver
+
+    take_part = driver.Driver._take_part
+    done = threading.Event()
+
+    def arm(harm):
+        def watched(self, attempt, rank, iteration, *rest):
+            take_part(self, attempt, rank, iteration, *rest)
+            if iteration >= 500 and not done.is_set():
+                done.set()
+                threading.Thread(target=harm, daemon=True).start()
+
+        monkeypatch.setattr(driver.Driver, "_take_part", watched)
+        return done
+
+    return arm
+
+
+def busiest():
+    """The Python workers that train: those whose processor time grows."""
+    before = {process: process.cpu_times().user for process in python_workers()}
+    time.sleep(0.3)
+    grown = {process: process.cpu_times().user - used for process, used in before.items() if process.is_running()}
+    return sorted(grown, key=grown.__getitem__, reverse=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(solver, train):
+    """The weights of a run that nothing happens to."""
+    return weights_of(estimator(solver, **LONG), train)
+
+
+@pytest.mark.parametrize("signal_sent", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+def test_a_lost_worker_costs_a_round_and_not_the_job(solver, train, undisturbed, after_a_commit, signal_sent):
+    done = after_a_commit(lambda: os.kill(busiest()[0].pid, signal_sent))
+    model = estimator(solver, heartbeatTimeout=5.0, **LONG).fit(train)
+    assert done.is_set() and model.summary.restarts == 1
+    assert model._parts["weights"] == undisturbed
+    starts = [event["iteration"] for event in model.summary.events if event["event"] == "start"]
+    assert starts[0] == 0 and starts[1] >= 450
+
+
+def test_a_lost_executor_costs_a_round_and_not_the_job(solver, train, undisturbed, after_a_commit):
+    def harm():
+        worker = busiest()[0]
+        executor = next(parent for parent in worker.parents() if "java" in parent.name())
+        os.kill(executor.pid, signal.SIGKILL)
+
+    done = after_a_commit(harm)
+    model = estimator(solver, heartbeatTimeout=10.0, **LONG).fit(train)
+    assert done.is_set() and model.summary.restarts >= 1
+    assert model._parts["weights"] == undisturbed
+
+
+def test_past_the_last_restart_it_says_what_happened(solver, train, after_a_commit):
+    after_a_commit(lambda: os.kill(busiest()[0].pid, signal.SIGKILL))
+    with pytest.raises(TrainingError, match=r"training failed 1 times, the last time after iteration \d+: worker \d"):
+        estimator(solver, maxRestarts=0, **LONG).fit(train)
+
+
+def test_strangers_and_garbage_change_nothing(solver, train, undisturbed, after_a_commit):
+    """Whoever connects to the driver or to a worker without the token is turned away and delays nobody."""
+    seen = []
+
+    def harm():
+        ports = {
+            connection.laddr.port
+            for process in [psutil.Process(), *python_workers()]
+            for connection in process.net_connections(kind="tcp")
+            if connection.status == psutil.CONN_LISTEN
+        }
+        for port in ports:
+            for content in (b"", b"GET / HTTP/1.1\r\n\r\n", os.urandom(4096), b"\xff" * 100_000):
+                with socket.socket() as stranger:
+                    stranger.settimeout(2)
+                    try:
+                        stranger.connect(("127.0.0.1", port))
+                        stranger.sendall(content)
+                    except OSError:
+                        pass
+                    seen.append(port)
+
+    done = after_a_commit(harm)
+    model = estimator(solver, **LONG).fit(train)
+    assert done.is_set() and seen and model.summary.restarts == 0
+    assert model._parts["weights"] == undisturbed
+
+
+def test_a_driver_that_cannot_be_reached_is_said_at_once(solver, train):
+    began = time.monotonic()
+    with pytest.raises(TrainingError, match=r"cannot reach the driver at 192\.0\.2\.99:\d+ .*set driverHost"):
+        estimator(solver, driverHost="192.0.2.99").fit(train)
+    assert time.monotonic() - began < 60
