@@ -51,8 +51,8 @@ def features(frame: DataFrame, name: str) -> Column:
     if isinstance(kind, T.StructType) and set(kind.names) >= _IMAGE_FIELDS:
         return F.col(_quoted(name)).alias(FEATURES)
     raise ColumnError(
-        f"column {name} is {kind.simpleString()}: features are an array of numbers, a vector, binary (raw bytes, JPEG or "
-        "PNG), or an image as Spark's image source reads it"
+        f"column {name} is {kind.simpleString()}: features are an array of numbers, a vector, binary (raw bytes, "
+        "JPEG or PNG), or an image as Spark's image source reads it"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
 import socket
@@ -19,6 +20,8 @@ from sparknet.spark.link import Link, LinkError
 START_TIMEOUT_S = 120.0
 #: How long Spark is given to notice by itself that a worker is gone.
 GONE_GRACE_S = 20.0
+#: A driver that did not run for longer than twice this was asleep itself.
+OWN_PAUSE_S = 2.0
 #: How many may be in their handshake at once.
 MAX_GUESTS = 64
 
@@ -107,7 +110,7 @@ class Driver:
             self._interrupt = interrupt
 
     def failure(self) -> tuple[str | None, str | None]:
-        """Why the attempt failed, as workers or this driver saw it: (what no restart would help with, anything else)."""
+        """Why the attempt failed, as seen from here: (what no restart would help with, anything else)."""
         give_up_at = time.monotonic() + 2.0
         while not (self._attempt.fatal or self._attempt.failures) and time.monotonic() < give_up_at:
             time.sleep(0.05)  # Spark may have been faster than the workers' own words.
@@ -221,10 +224,17 @@ class Driver:
                 )
 
     def _watch(self) -> None:
+        looked_at = time.monotonic()
         while not self._closed.wait(0.5):
+            now, before = time.monotonic(), looked_at
+            looked_at = now
             with self._lock:
                 attempt, interrupt = self._attempt, self._interrupt
-                reason = self._overdue(attempt, time.monotonic())
+                if now - before > 2 * OWN_PAUSE_S:
+                    # This process slept, and with it what it would have heard.
+                    for peer in attempt.peers.values():
+                        peer.heard_at = now
+                reason = self._overdue(attempt, now)
                 if reason is None or attempt.is_interrupted or interrupt is None:
                     continue
                 attempt.is_interrupted = True
@@ -260,10 +270,8 @@ def hosts(spark: SparkSession, given: str | None) -> list[str]:
     if given:
         return [given]
     found = [spark.conf.get("spark.driver.host", None)]
-    try:
+    with contextlib.suppress(OSError):  # Not every machine knows its own name.
         found.append(socket.gethostbyname(socket.gethostname()))
-    except OSError:
-        pass  # Not every machine knows its own name.
     found.append("127.0.0.1")
     return list(dict.fromkeys(host for host in found if host))
 
@@ -286,8 +294,8 @@ def check_cluster(spark: SparkSession, workers: int) -> None:
         slots = context.maxNumConcurrentTasks(profile)
     if slots < workers:
         raise TrainingError(
-            f"{workers} workers have to run at once, but Spark has slots for {slots}: give it more cores or executors, or "
-            "lower numWorkers"
+            f"{workers} workers have to run at once, but Spark has slots for {slots}: give it more cores or "
+            "executors, or lower numWorkers"
         )
 
 
@@ -301,7 +309,8 @@ def run(
 ) -> tuple[list[Any], int]:
     """Runs the workers until they have finished, again from the last committed round where they fail.
 
-    `worker` gives the function of an attempt. Returns the rows that the workers gave, and how often they were restarted.
+    `worker` gives the function of an attempt. Returns the rows that the workers gave, and how often they
+    were restarted.
     """
     spark = frame.sparkSession
     for attempt in range(max_restarts + 1):

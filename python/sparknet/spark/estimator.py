@@ -23,10 +23,11 @@ from sparknet.spark.progress import Progress
 class NetEstimator(Estimator, TrainParams, DefaultParamsReadable, DefaultParamsWritable):
     """Trains the net of a Caffe solver on the rows of a DataFrame.
 
-    >>> estimator = NetEstimator(solver="lenet_solver.prototxt", featuresCol="image", numWorkers=2, tau=10)  # doctest: +SKIP
-    >>> model = estimator.fit(train)  # doctest: +SKIP
+    estimator = NetEstimator(solver="lenet_solver.prototxt", featuresCol="image", numWorkers=2, tau=10)
+    model = estimator.fit(train)
 
-    The prototxt's data layers are fed from the columns, whatever source they name; batch_size and transform_param stay theirs.
+    The prototxt's data layers are fed from the columns, whatever source they name; batch_size and transform_param stay
+    theirs.
     """
 
     @keyword_only

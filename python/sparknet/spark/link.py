@@ -1,11 +1,12 @@
 """The connection between a driver and its workers: messages of JSON with bytes behind them, after a handshake.
 
-Both ends prove that they know the job's token (HMAC-SHA256 over a nonce of each) before either reads anything else. The token itself
-never goes over this connection.
+Both ends prove that they know the job's token (HMAC-SHA256 over a nonce of each) before either reads anything else.
+The token itself never goes over this connection.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -95,10 +96,8 @@ class Link:
 
     def close(self) -> None:
         """Ends the connection; the other end finds out."""
-        try:
+        with contextlib.suppress(OSError):  # It may be gone already.
             self.connection.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # It is gone already.
         self.connection.close()
 
     def _send_all(self, payload: bytes) -> None:

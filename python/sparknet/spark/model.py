@@ -43,7 +43,7 @@ class TrainingSummary:
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """A dict for every loss and every test on the way: iteration, loss and lr, or iteration and the test's scores."""
+        """A dict for every loss (iteration, loss, lr, images_per_s) and every test (iteration and its scores)."""
         found = []
         for event in self.events:
             if event["event"] == "iteration":
@@ -210,7 +210,7 @@ class NetModel(Model, NetParams, MLReadable, MLWritable):
         )
 
     def saveCaffeModel(self, path: str) -> None:
-        """Writes the weights as a .caffemodel on the driver, which Caffe and `sparknet test` read; whole or not at all."""
+        """Writes the weights as a .caffemodel, on the driver, whole or not at all; Caffe reads it too."""
         _write_whole(path, self._parts["weights"])
 
     def write(self) -> MLWriter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -88,8 +89,8 @@ class DriverLink:
             except OSError as error:
                 causes.append(f"{host}:{settings.driver_port} ({error})")
         raise DriverUnreachableError(
-            f"worker {self._rank} cannot reach the driver at {' or '.join(causes)}: open the network between executors and "
-            "driver, or set driverHost to a name that executors know"
+            f"worker {self._rank} cannot reach the driver at {' or '.join(causes)}: open the network between executors "
+            "and driver, or set driverHost to a name that executors know"
         )
 
     def _beat(self) -> None:
@@ -113,10 +114,8 @@ class DriverLink:
 
     def failed(self, reason: str, is_fatal: bool) -> None:
         """Tells why this worker ends. `is_fatal` where trying again would not help."""
-        try:
+        with contextlib.suppress(LinkError):  # Spark tells the driver too, in more words.
             self._link.send({"type": "failed", "reason": reason, "fatal": is_fatal})
-        except LinkError:
-            pass  # Spark tells the driver, in more words.
 
     def done(self) -> None:
         """Tells that this worker has finished."""
@@ -240,8 +239,8 @@ def check_rows(everyone: list[dict[str, Any]], settings: WorkerSettings) -> None
     fewest = min(range(len(counts)), key=counts.__getitem__)
     if counts[fewest] < settings.batch_size:
         raise BadDataError(
-            f"worker {fewest} has {counts[fewest]} rows to train on, but a batch is {settings.batch_size}: give more rows, "
-            "lower the batch_size of the data layer, or lower numWorkers"
+            f"worker {fewest} has {counts[fewest]} rows to train on, but a batch is {settings.batch_size}: give more "
+            "rows, lower the batch_size of the data layer, or lower numWorkers"
         )
     if settings.has_test_rows and not any(each["test_rows"] for each in everyone):
         raise BadDataError("no row is true in validationIndicatorCol: mark rows to test on, or leave it unset")
@@ -259,7 +258,7 @@ def _all_gather(context: BarrierTaskContext, mine: dict[str, Any], timeout_s: fl
         said = pool.submit(context.allGather, json.dumps(mine)).result(timeout=timeout_s)
     except WaitTimeoutError:
         raise TimeoutError(
-            f"another worker did not come within {timeout_s:.0f} s: look at what holds its task up, or raise syncTimeout"
+            f"another worker did not come within {timeout_s:.0f} s: look at what holds it up, or raise syncTimeout"
         ) from None
     finally:
         pool.shutdown(wait=False)

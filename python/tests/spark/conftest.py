@@ -19,7 +19,8 @@ EDGE, CLASSES = 8, 4
 NET = """
 name: "quarters"
 layer { name: "data" type: "Data" top: "data" top: "label" include { phase: TRAIN }
-  transform_param { scale: 0.00390625 crop_size: 7 mirror: false } data_param { source: "nowhere" batch_size: 8 backend: LMDB } }
+  transform_param { scale: 0.00390625 crop_size: 7 }
+  data_param { source: "nowhere" batch_size: 8 backend: LMDB } }
 layer { name: "data" type: "Data" top: "data" top: "label" include { phase: TEST }
   transform_param { scale: 0.00390625 crop_size: 7 } data_param { source: "nowhere" batch_size: 20 backend: LMDB } }
 layer { name: "conv" type: "Convolution" bottom: "data" top: "conv" convolution_param {

@@ -1,4 +1,4 @@
-"""Workers, executors and drivers that fail: training goes on from the last committed round, or says why not; it never hangs."""
+"""What fails: training goes on from the last committed round, or says why not; it never hangs."""
 
 import os
 import signal
