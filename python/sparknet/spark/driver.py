@@ -46,6 +46,7 @@ class _Peer:
     """What the driver knows of one worker of the current attempt."""
 
     heard_at: float
+    process_id: int
     is_done: bool = False
     gone_at: float | None = None
 
@@ -139,7 +140,7 @@ class Driver:
                 hello, _ = link.receive()
             finally:
                 self._guests.release()
-            rank, number = int(hello["rank"]), int(hello["attempt"])
+            rank, number, process_id = int(hello["rank"]), int(hello["attempt"]), int(hello["process"])
             connection.settimeout(None)
         except (OSError, KeyError, TypeError, ValueError):
             connection.close()
@@ -151,7 +152,7 @@ class Driver:
             if is_current:
                 now = time.monotonic()
                 attempt.first_at = attempt.first_at or now
-                attempt.peers[rank] = _Peer(heard_at=now)
+                attempt.peers[rank] = _Peer(heard_at=now, process_id=process_id)
         try:
             if is_current:
                 self._send_start(link, rank)
@@ -220,7 +221,7 @@ class Driver:
             if peer and not peer.is_done and attempt is self._attempt:
                 peer.gone_at = time.monotonic()
                 attempt.failures.append(
-                    f"worker {rank} is gone ({error}): see its executor's log for what ended its Python process"
+                    f"worker {rank} is gone ({error}): see its executor's log for what ended its process {peer.process_id}"
                 )
 
     def _watch(self) -> None:
@@ -328,6 +329,8 @@ def run(
             spark.interruptTag(tag)
             raise
         except Exception as error:
+            if driver.committed and driver.committed.is_finished:
+                return [], attempt  # A worker was lost when its work was done.
             fatal, reason = driver.failure()
             said = _said(error)
             if fatal or (said and not reason):

@@ -67,7 +67,7 @@ class DriverLink:
         self._rank = rank
         self._link = self._connect(settings)
         self._closed = threading.Event()
-        self._link.send({"type": "hello", "rank": rank, "attempt": settings.attempt})
+        self._link.send({"type": "hello", "rank": rank, "attempt": settings.attempt, "process": os.getpid()})
         self._link.connection.settimeout(settings.timeout_s)
         self.start, self.start_payloads = self._link.receive()
         threading.Thread(target=self._beat, name="sparknet heartbeat", daemon=True).start()

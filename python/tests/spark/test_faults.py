@@ -12,22 +12,13 @@ from local import weights_of
 from sparknet.spark import TrainingError
 from test_fit import estimator
 
-#: Long enough that a fault meets a run in the middle: about 4 s without any.
-LONG = {"maxIter": 3000, "commitInterval": 50, "display": 500, "tau": 5}
-
-
-def python_workers():
-    """The Python processes that Spark's executors have for tasks: the children of their daemons."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if "pyspark.daemon" in (process.info["cmdline"] or []):
-            found += process.children()
-    return found
+#: Long enough that a fault meets a run in the middle: some seconds without any.
+LONG = {"maxIter": 12_000, "commitInterval": 100, "display": 3000, "tau": 5}
 
 
 @pytest.fixture
 def after_a_commit(monkeypatch):
-    """Gives a function that does harm once, when the driver has committed iteration 500."""
+    """Gives a function that harms the workers' processes once, when iteration 500 is with the driver."""
     from sparknet.spark import driver
 
     take_part = driver.Driver._take_part
@@ -38,20 +29,13 @@ def after_a_commit(monkeypatch):
             take_part(self, attempt, rank, iteration, *rest)
             if iteration >= 500 and not done.is_set():
                 done.set()
-                threading.Thread(target=harm, daemon=True).start()
+                processes = [psutil.Process(peer.process_id) for peer in attempt.peers.values()]
+                threading.Thread(target=harm, args=(processes,), daemon=True).start()
 
         monkeypatch.setattr(driver.Driver, "_take_part", watched)
         return done
 
     return arm
-
-
-def busiest():
-    """The Python workers that train: those whose processor time grows."""
-    before = {process: process.cpu_times().user for process in python_workers()}
-    time.sleep(0.3)
-    grown = {process: process.cpu_times().user - used for process, used in before.items() if process.is_running()}
-    return sorted(grown, key=grown.__getitem__, reverse=True)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +46,7 @@ def undisturbed(solver, train):
 
 @pytest.mark.parametrize("signal_sent", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
 def test_a_lost_worker_costs_a_round_and_not_the_job(solver, train, undisturbed, after_a_commit, signal_sent):
-    done = after_a_commit(lambda: os.kill(busiest()[0].pid, signal_sent))
+    done = after_a_commit(lambda processes: processes[0].send_signal(signal_sent))
     model = estimator(solver, heartbeatTimeout=5.0, **LONG).fit(train)
     assert done.is_set() and model.summary.restarts == 1
     assert model._parts["weights"] == undisturbed
@@ -71,10 +55,8 @@ def test_a_lost_worker_costs_a_round_and_not_the_job(solver, train, undisturbed,
 
 
 def test_a_lost_executor_costs_a_round_and_not_the_job(solver, train, undisturbed, after_a_commit):
-    def harm():
-        worker = busiest()[0]
-        executor = next(parent for parent in worker.parents() if "java" in parent.name())
-        os.kill(executor.pid, signal.SIGKILL)
+    def harm(processes):
+        next(parent for parent in processes[0].parents() if "java" in parent.name()).kill()
 
     done = after_a_commit(harm)
     model = estimator(solver, heartbeatTimeout=10.0, **LONG).fit(train)
@@ -83,7 +65,7 @@ def test_a_lost_executor_costs_a_round_and_not_the_job(solver, train, undisturbe
 
 
 def test_past_the_last_restart_it_says_what_happened(solver, train, after_a_commit):
-    after_a_commit(lambda: os.kill(busiest()[0].pid, signal.SIGKILL))
+    after_a_commit(lambda processes: processes[0].kill())
     with pytest.raises(TrainingError, match=r"training failed 1 times, the last time after iteration \d+: worker \d"):
         estimator(solver, maxRestarts=0, **LONG).fit(train)
 
@@ -92,10 +74,10 @@ def test_strangers_and_garbage_change_nothing(solver, train, undisturbed, after_
     """Whoever connects to the driver or to a worker without the token is turned away and delays nobody."""
     seen = []
 
-    def harm():
+    def harm(processes):
         ports = {
             connection.laddr.port
-            for process in [psutil.Process(), *python_workers()]
+            for process in [psutil.Process(), *processes]
             for connection in process.net_connections(kind="tcp")
             if connection.status == psutil.CONN_LISTEN
         }
