@@ -221,7 +221,7 @@ class Driver:
             if peer and not peer.is_done and attempt is self._attempt:
                 peer.gone_at = time.monotonic()
                 attempt.failures.append(
-                    f"worker {rank} is gone ({error}): see its executor's log for what ended its process {peer.process_id}"
+                    f"worker {rank} is gone ({error}): see its executor's log for why process {peer.process_id} ended"
                 )
 
     def _watch(self) -> None:

@@ -1,0 +1,103 @@
+"""Which columns are taken, and what is said of rows that are not."""
+
+import io
+
+import numpy as np
+import pytest
+from conftest import images
+from PIL import Image
+from pyspark.ml.linalg import Vectors
+from sparknet.spark import TrainingError
+from sparknet.spark.data import ColumnError
+from test_fit import estimator
+
+
+def frame_of(spark, features, kind, labels, label_kind="int"):
+    rows = list(zip(features, labels, strict=True))
+    return spark.createDataFrame(rows, f"image {kind}, label {label_kind}").coalesce(1)
+
+
+def png(image):
+    file = io.BytesIO()
+    Image.fromarray(image[0]).save(file, format="PNG")
+    return bytearray(file.getvalue())
+
+
+def image_struct(image):
+    return ("", 8, 8, 1, 0, bytearray(image.tobytes()))
+
+
+STRUCT = "struct<origin: string, height: int, width: int, nChannels: int, mode: int, data: binary>"
+FORMS = {
+    "floats": (lambda image: image.reshape(-1).astype(float).tolist(), "array<float>", "double"),
+    "doubles": (lambda image: image.reshape(-1).astype(float).tolist(), "array<double>", "bigint"),
+    "png": (png, "binary", "tinyint"),
+    "image": (image_struct, STRUCT, "float"),
+}
+
+
+def converted(labels, kind):
+    return [float(label) if kind in ("double", "float") else int(label) for label in labels]
+
+
+@pytest.fixture(scope="module")
+def expected(spark, solver):
+    pixels, labels = images(60)
+    raw = frame_of(spark, [bytearray(image.tobytes()) for image in pixels], "binary", labels.tolist())
+    model = estimator(solver, maxIter=5).fit(raw)
+    return model._parts["weights"], model.transform(raw).select("prediction").collect()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_all_forms_of_the_same_images_train_the_same_net(spark, solver, expected, form):
+    make, kind, label_kind = FORMS[form]
+    pixels, labels = images(60)
+    frame = frame_of(spark, [make(image) for image in pixels], kind, converted(labels, label_kind), label_kind)
+    model = estimator(solver, maxIter=5).fit(frame)
+    assert (model._parts["weights"], model.transform(frame).select("prediction").collect()) == expected
+
+
+def test_vectors_pass_through(spark, solver, expected):
+    pixels, labels = images(60)
+    vectors = [Vectors.dense(image.reshape(-1).astype(float)) for image in pixels]
+    frame = spark.createDataFrame(list(zip(vectors, labels.tolist(), strict=True)), ["image", "label"]).coalesce(1)
+    model = estimator(solver, maxIter=5).fit(frame)
+    out = model.transform(frame)
+    assert (model._parts["weights"], out.select("prediction").collect()) == expected
+    assert out.first()["image"] == vectors[0]
+
+
+def bad_rows(spark):
+    pixels, labels = images(60)
+    features = [bytearray(image.tobytes()) for image in pixels]
+    labels = labels.tolist()
+    features[3], features[20], labels[40] = None, features[20][:63], None
+    features[50] = bytearray(b"\x89PNG\r\n\x1a\nthis is no image")
+    return frame_of(spark, features, "binary", labels)
+
+
+def test_bad_rows_are_skipped_and_counted_or_said(spark, solver):
+    frame = bad_rows(spark)
+    model = estimator(solver, maxIter=2, onBadRow="skip").fit(frame)
+    assert model.summary.badRows == 4 and sum(model.summary.recordsPerWorker) == 56
+    predicted = [row["prediction"] for row in model.transform(frame).collect()]
+    assert [index for index, value in enumerate(predicted) if value is None] == [3, 20, 50]
+    with pytest.raises(TrainingError, match=r"worker \d: the DataFrame: record \d+ (is|has|cannot) "):
+        estimator(solver, maxIter=2).fit(frame)
+
+
+def test_what_cannot_train_is_said_in_a_sentence(spark, solver, train):
+    few = train.limit(1)
+    with pytest.raises(TrainingError, match="no rows to train on|rows to train on, but a batch is 8"):
+        estimator(solver).fit(few)
+    with pytest.raises(TrainingError, match="rows to train on, but a batch is 8"):
+        estimator(solver).fit(train.limit(12))
+    with pytest.raises(TrainingError, match="3 workers have to run at once, but Spark has slots for 2"):
+        estimator(solver, numWorkers=3).fit(train)
+    with pytest.raises(ColumnError, match="there is no column picture; the DataFrame has image, label, is_test"):
+        estimator(solver, featuresCol="picture").fit(train)
+    with pytest.raises(ColumnError, match="column is_test is boolean: features are"):
+        estimator(solver, featuresCol="is_test").fit(train)
+    with pytest.raises(TrainingError, match="64 values, but 1x9x9 are 81"):
+        estimator(solver, inputShape=[1, 9, 9]).fit(train)
+    assert np.isfinite(estimator(solver, maxIter=1).fit(train).evaluate(train).loss)
