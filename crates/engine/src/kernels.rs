@@ -20,9 +20,11 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod indexed;
+mod lanes;
 mod pack;
 mod portable;
 mod vector;
+pub mod winograd;
 
 #[cfg(test)]
 mod indexed_tests;

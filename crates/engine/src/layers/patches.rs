@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use crate::{LayerError, Shape, spec::ConvolutionSpec};
+use crate::{LayerError, Shape, kernels::winograd::Grid, spec::ConvolutionSpec};
 
 /// What a kernel meets on its way over one channel.
 #[derive(Default)]
@@ -157,6 +157,31 @@ impl Patches {
             output_count: self.input_count,
             ..*self
         })
+    }
+
+    /// How Winograd's filtering cuts the image, and how it cuts the output to get the gradient of the input. `None`
+    /// but for square kernels of 3 and 5 over two axes, with a stride of 1.
+    pub fn grids(&self) -> Option<(Grid, Grid)> {
+        let [height, width] = self.axes[..] else { return None };
+        let fits = |axis: Axis| axis.stride == 1 && axis.dilation == 1 && axis.pad < axis.kernel;
+        let same = height.kernel == width.kernel && height.pad == width.pad;
+        if !same || !fits(height) || !fits(width) || !matches!(height.kernel, 3 | 5) {
+            return None;
+        }
+        let kernel = height.kernel;
+        let forward = Grid {
+            kernel,
+            pad: height.pad,
+            height: height.input,
+            width: width.input,
+        };
+        let backward = Grid {
+            kernel,
+            pad: kernel - 1 - height.pad,
+            height: height.output,
+            width: width.output,
+        };
+        Some((forward, backward))
     }
 
     /// How a channel and its padding are to lie for patches to be read from there.

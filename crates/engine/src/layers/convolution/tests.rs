@@ -296,3 +296,28 @@ fn nothing_is_left_in_the_padding_by_another_shape() {
     assert_eq!(found.bottom_diffs, fresh.bottom_diffs);
     assert_eq!(found.param_diffs, fresh.param_diffs);
 }
+
+/// 3×3 and 5×5 kernels with enough images and channels for [`super::winograd`]: all edges, groups, channels that fill no
+/// vector, units of several images and of a few rows.
+#[test]
+fn winograd_is_the_definition() {
+    let cases: &[(usize, usize, usize, [usize; 4])] = &[
+        (3, 1, 1, [5, 32, 13, 13]),
+        (3, 0, 1, [4, 20, 9, 14]),
+        (3, 1, 2, [4, 36, 28, 7]),
+        (3, 2, 1, [4, 17, 6, 6]),
+        (5, 2, 1, [5, 32, 16, 16]),
+        (5, 0, 1, [6, 20, 12, 12]),
+        (5, 2, 2, [4, 48, 27, 11]),
+        (5, 4, 1, [4, 33, 7, 8]),
+    ];
+    for (kernel, pad, group, bottom) in cases {
+        let mut spec = spec(50, &[*kernel]);
+        spec.pad = vec![*pad];
+        spec.group = *group;
+        let bottom = Shape::from(*bottom);
+        let geometry = Geometry::new(&spec, &bottom).unwrap().0;
+        assert!(geometry.winograd_forward.is_some(), "{kernel} {bottom}");
+        check(&spec, &bottom);
+    }
+}
