@@ -458,8 +458,16 @@ mod tests {
             for position in 0..count {
                 let at = (position / width * pitch + position % width) * V::LANES;
                 for lane in 0..V::LANES {
-                    let wanted = if lane < channels { (lane * stride + position) as f32 } else { 0.0 };
-                    assert_eq!(lanes[at + lane], wanted, "lane {lane} of {channels}, position {position}");
+                    let wanted = if lane < channels {
+                        (lane * stride + position) as f32
+                    } else {
+                        0.0
+                    };
+                    assert_eq!(
+                        lanes[at + lane],
+                        wanted,
+                        "lane {lane} of {channels}, position {position}"
+                    );
                 }
                 packed.extend_from_slice(&lanes[at..at + V::LANES]);
             }

@@ -89,7 +89,11 @@ impl Depth {
     pub fn new(channels: usize) -> Self {
         let lanes = lanes_of(Simd::current());
         let stride = channels.next_multiple_of(lanes);
-        let stride = if stride.is_multiple_of(64) { stride + lanes } else { stride };
+        let stride = if stride.is_multiple_of(64) {
+            stride + lanes
+        } else {
+            stride
+        };
         Depth { channels, stride }
     }
 
@@ -100,7 +104,12 @@ impl Depth {
 
     /// Floats from one point to the next: an odd number of lines of cache, for the same reason.
     pub fn point(self, tiles: usize) -> usize {
-        (self.stride * tiles).div_ceil(16) * 16 + if (self.stride * tiles).div_ceil(16) % 2 == 0 { 16 } else { 0 }
+        (self.stride * tiles).div_ceil(16) * 16
+            + if (self.stride * tiles).div_ceil(16) % 2 == 0 {
+                16
+            } else {
+                0
+            }
     }
 }
 
@@ -252,11 +261,15 @@ impl Job for Inputs<'_> {
             unsafe {
                 if !inside.is_empty() {
                     channels_to_lanes::<V>(
-                        source.as_ptr().add(channel * size + (inside.start - grid.pad) * grid.width),
+                        source
+                            .as_ptr()
+                            .add(channel * size + (inside.start - grid.pad) * grid.width),
                         size,
                         lanes.min(depth.channels - channel),
                         inside.len() * grid.width,
-                        positions.as_mut_ptr().add(((inside.start - top) * covered + grid.pad) * lanes),
+                        positions
+                            .as_mut_ptr()
+                            .add(((inside.start - top) * covered + grid.pad) * lanes),
                         grid.width,
                         covered,
                     );
@@ -359,7 +372,8 @@ impl Diffs<'_> {
                     grid.out_width(),
                     covered,
                 );
-                for (row, column) in (0..tile_rows.len()).flat_map(|row| (0..columns).map(move |column| (row, column))) {
+                for (row, column) in (0..tile_rows.len()).flat_map(|row| (0..columns).map(move |column| (row, column)))
+                {
                     let at = positions.as_ptr().add((row * covered + column) * M * lanes);
                     let mut half = [[V::zero(); TILE]; M];
                     for (j, half) in half.iter_mut().enumerate() {
@@ -465,7 +479,8 @@ impl Outputs<'_> {
                     Some(bias) => V::load_first(bias.as_ptr().add(channel), channels),
                     None => V::zero(),
                 };
-                for (row, column) in (0..tile_rows.len()).flat_map(|row| (0..columns).map(move |column| (row, column))) {
+                for (row, column) in (0..tile_rows.len()).flat_map(|row| (0..columns).map(move |column| (row, column)))
+                {
                     let from = block
                         .as_ptr()
                         .add((first_tile + row * columns + column) * depth.stride + channel);
@@ -669,9 +684,7 @@ impl WeightDiffs<'_> {
             // SAFETY: the lengths are asserted by the caller.
             unsafe {
                 for input in 0..inputs {
-                    let from = sums
-                        .as_ptr()
-                        .add(input * depth.stride + first_output + block * lanes);
+                    let from = sums.as_ptr().add(input * depth.stride + first_output + block * lanes);
                     let mut half = [[V::zero(); K]; TILE];
                     for (j, half) in half.iter_mut().enumerate() {
                         let mut v = [V::zero(); TILE];
@@ -751,7 +764,10 @@ impl Products<'_> {
         for point in 0..POINTS {
             let inputs = &self.inputs[point * self.input_depth.point(self.tiles)..];
             let products = &mut self.products[point * self.output_depth.point(self.tiles)..];
-            for (column, panel) in (0..columns).step_by(kernel.columns).zip(self.panels.chunks_exact(panel)) {
+            for (column, panel) in (0..columns)
+                .step_by(kernel.columns)
+                .zip(self.panels.chunks_exact(panel))
+            {
                 let panel = &panel[point * rows * kernel.columns..];
                 for first in (0..rows).step_by(MAX_DEPTH) {
                     for tile in (0..self.tiles).step_by(kernel.rows) {
@@ -781,7 +797,12 @@ impl Products<'_> {
 /// Fails unless the first `count` offsets are the multiples of `stride`, up to the last.
 fn check_offsets(offsets: &[usize], count: usize, stride: usize) {
     assert!(count <= offsets.len());
-    assert!(offsets[..count].iter().enumerate().all(|(i, offset)| *offset == i * stride));
+    assert!(
+        offsets[..count]
+            .iter()
+            .enumerate()
+            .all(|(i, offset)| *offset == i * stride)
+    );
 }
 
 /// The sums of one point: `sums (inputs, outputs) = inputsᵀ · diffs` over the tiles, or `+=`.

@@ -192,8 +192,13 @@ impl Convolution {
             let packed = &self.transformed;
             let bottom_diff = io.bottom_diff[i].par_chunks_mut(images * geometry.bottom_count());
             let top_diff = io.top_diff.get(i).par_chunks(images * geometry.top_count());
-            let parts = self.winograd_parts[..used].par_iter_mut().zip(bottom_diff).zip(top_diff);
-            parts.with_max_len(1).for_each(|((part, dx), dy)| winograd.run(part, packed, None, dy, dx));
+            let parts = self.winograd_parts[..used]
+                .par_iter_mut()
+                .zip(bottom_diff)
+                .zip(top_diff);
+            parts
+                .with_max_len(1)
+                .for_each(|((part, dx), dy)| winograd.run(part, packed, None, dy, dx));
             return;
         }
         if let Some(transposed) = &geometry.backward {
@@ -276,7 +281,9 @@ impl Layer for Convolution {
                 let bottom = io.bottom.get(i).par_chunks(images * geometry.bottom_count());
                 let top = top.par_chunks_mut(images * geometry.top_count());
                 let parts = self.winograd_parts[..used].par_iter_mut().zip(bottom).zip(top);
-                parts.with_max_len(1).for_each(|((part, x), y)| winograd.run(part, packed, bias, x, y));
+                parts
+                    .with_max_len(1)
+                    .for_each(|((part, x), y)| winograd.run(part, packed, bias, x, y));
             }
             return Ok(());
         }
