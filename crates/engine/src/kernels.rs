@@ -25,6 +25,7 @@ mod pack;
 mod portable;
 mod vector;
 pub mod winograd;
+pub mod winograd_products;
 
 #[cfg(test)]
 mod indexed_tests;

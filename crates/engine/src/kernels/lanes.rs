@@ -421,12 +421,9 @@ unsafe impl Vector for [f32; 8] {
 
     #[inline(always)]
     fn transpose(rows: &mut [Self; MAX_LANES]) {
-        for row in 0..8 {
-            for lane in 0..row {
-                let below = rows[row][lane];
-                rows[row][lane] = rows[lane][row];
-                rows[lane][row] = below;
-            }
+        let old = *rows;
+        for (lane, row) in rows.iter_mut().take(8).enumerate() {
+            *row = std::array::from_fn(|i| old[i][lane]);
         }
     }
 }

@@ -2,18 +2,34 @@
 //!
 //! A tile of 6 × 6 inputs gives m × m outputs of a k × k kernel, m = 7 − k: F(4×4, 3×3) and F(2×2, 5×5) of Lavin and
 //! Gray, "Fast Algorithms for Convolutional Neural Networks", 2015. In one dimension, the product of two polynomials is
-//! interpolated from its values at 0, 1, −1, 2, −2 and ∞, so with E(n) the values of n coefficients at these points:
-//! y = E(m)ᵀ [(S E(k) g) ⊙ (B d)], S = diag(1/4, −1/6, −1/6, 1/24, 1/24, 1). The gradients are the transposes of that:
+//! interpolated from its values at 0, ±√½, ±√2 and ∞, so with E(n) g the values of n coefficients at these points and
+//! S a diagonal: y = E(m)ᵀ [(S E(k) g) ⊙ (B d)]. The gradients are the transposes of that:
 //! dg = (S E(k))ᵀ [(B d) ⊙ (E(m) dy)]. In two dimensions each is applied along both axes. 36 products for each pair of
 //! channels replace m²k²: 144 where k = 3, 100 where k = 5.
 //!
 //! Of two points of a tile, `point = 6 · row + column` is what all buffers are divided by.
 
+use std::f32::consts::{FRAC_1_SQRT_2, SQRT_2};
 use std::ops::Range;
 
-use super::indexed::IndexedTile;
 use super::lanes::{Job, Vector, channels_to_lanes, lanes_of, lanes_to_channels, with_vector};
 use super::{Kernel, Simd};
+
+/// The environment variable that turns this off, see [`from_env`].
+pub const VARIABLE: &str = "SPARKNET_WINOGRAD";
+
+/// Whether `SPARKNET_WINOGRAD` (`on` or `off`) lets convolutions be computed this way; yes where it is not set.
+///
+/// # Errors
+/// A sentence for the user when the variable holds anything else.
+pub fn from_env() -> Result<bool, String> {
+    match std::env::var_os(VARIABLE).map(|value| value.to_string_lossy().into_owned()) {
+        None => Ok(true),
+        Some(value) if value == "on" => Ok(true),
+        Some(value) if value == "off" => Ok(false),
+        Some(value) => Err(format!("{VARIABLE} is \"{value}\"; set it to on or off, or unset it")),
+    }
+}
 
 /// Inputs of a tile along an axis.
 pub const TILE: usize = 6;
@@ -21,8 +37,13 @@ pub const TILE: usize = 6;
 /// Pairs of points at which a tile is evaluated.
 pub const POINTS: usize = TILE * TILE;
 
-/// What the values of the kernel's polynomial are multiplied by, so that `B` has small whole numbers.
-const SCALE: [f32; TILE] = [1.0 / 4.0, -1.0 / 6.0, -1.0 / 6.0, 1.0 / 24.0, 1.0 / 24.0, 1.0];
+/// The powers of the inner and of the outer points. Their squares are each other's inverses: then no number of the
+/// transforms is above 4, where the usual points 1 and 2 have 16, and rounding costs a third of theirs.
+const INNER: [f32; 5] = [1.0, FRAC_1_SQRT_2, 0.5, 0.5 * FRAC_1_SQRT_2, 0.25];
+const OUTER: [f32; 5] = [1.0, SQRT_2, 2.0, 2.0 * SQRT_2, 4.0];
+
+/// The inverse of the product of a point's distances to all others, for all points.
+const SCALE: [f32; TILE] = [1.0, -2.0 / 3.0, -2.0 / 3.0, 1.0 / 6.0, 1.0 / 6.0, 1.0];
 
 /// How an image is cut into tiles.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,8 +96,10 @@ impl Grid {
 }
 
 /// How many vectors the channels of a buffer take, and how many floats lie from one tile to the next.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Depth {
+    /// The set whose vectors these are.
+    pub simd: Simd,
     /// Channels.
     pub channels: usize,
     /// Floats from a tile to the next: the channels rounded up to whole vectors, and one vector more where that would
@@ -85,16 +108,16 @@ pub struct Depth {
 }
 
 impl Depth {
-    /// So many channels, for the vectors of the current set.
-    pub fn new(channels: usize) -> Self {
-        let lanes = lanes_of(Simd::current());
+    /// So many channels.
+    pub fn new(simd: Simd, channels: usize) -> Self {
+        let lanes = lanes_of(simd);
         let stride = channels.next_multiple_of(lanes);
         let stride = if stride.is_multiple_of(64) {
             stride + lanes
         } else {
             stride
         };
-        Depth { channels, stride }
+        Depth { simd, channels, stride }
     }
 
     /// Floats of all points of `tiles` tiles.
@@ -104,58 +127,52 @@ impl Depth {
 
     /// Floats from one point to the next: an odd number of lines of cache, for the same reason.
     pub fn point(self, tiles: usize) -> usize {
-        (self.stride * tiles).div_ceil(16) * 16
-            + if (self.stride * tiles).div_ceil(16) % 2 == 0 {
-                16
-            } else {
-                0
-            }
+        16 * ((self.stride * tiles).div_ceil(16) | 1)
     }
 }
 
-/// Columns of a panel of weights, see [`pack_weights`].
-pub fn panel_columns() -> usize {
-    Kernel::of(Simd::current()).columns
+/// Columns of a panel of [`Weights`].
+pub fn panel_columns(simd: Simd) -> usize {
+    Kernel::of(simd).columns
 }
 
-/// `B d`: from the inputs to the values at the points.
+/// `B d`: from the inputs to the values at the points. Row p of `B` holds the coefficients of the product of all
+/// `x − q` with q a finite point other than p.
 #[inline(always)]
 fn from_inputs<V: Vector>(d: [V; TILE]) -> [V; TILE] {
-    let even = d[2].mul_add(-4.0, d[4]);
-    let odd = d[1].mul_add(-4.0, d[3]);
-    let even_two = d[4].sub(d[2]);
-    let odd_two = d[3].sub(d[1]);
+    let (even_inner, odd_inner) = (d[2].mul_add(-OUTER[2], d[4]), d[1].mul_add(-OUTER[2], d[3]));
+    let (even_outer, odd_outer) = (d[2].mul_add(-INNER[2], d[4]), d[1].mul_add(-INNER[2], d[3]));
+    const SQUARES: f32 = INNER[2] + OUTER[2];
     [
-        d[2].mul_add(-5.0, d[0].mul_add(4.0, d[4])),
-        even.add(odd),
-        even.sub(odd),
-        odd_two.mul_add(2.0, even_two),
-        odd_two.mul_add(-2.0, even_two),
-        d[3].mul_add(-5.0, d[1].mul_add(4.0, d[5])),
+        d[2].mul_add(-SQUARES, d[0].add(d[4])),
+        odd_inner.mul_add(INNER[1], even_inner),
+        odd_inner.mul_add(-INNER[1], even_inner),
+        odd_outer.mul_add(OUTER[1], even_outer),
+        odd_outer.mul_add(-OUTER[1], even_outer),
+        d[3].mul_add(-SQUARES, d[1].add(d[5])),
     ]
 }
 
 /// `E(N) x`: the values of a polynomial of `N` coefficients at the points.
 #[inline(always)]
 fn evaluate<V: Vector, const N: usize>(x: [V; N]) -> [V; TILE] {
-    let (mut even, mut odd) = (x[0], x[1]);
-    let (mut even_two, mut odd_two) = (x[0], x[1].scale(2.0));
+    let (mut even_inner, mut odd_inner) = (x[0], x[1].scale(INNER[1]));
+    let (mut even_outer, mut odd_outer) = (x[0], x[1].scale(OUTER[1]));
     for (i, x) in x.iter().enumerate().skip(2) {
-        let power = (1 << i) as f32;
         if i % 2 == 0 {
-            even = even.add(*x);
-            even_two = x.mul_add(power, even_two);
+            even_inner = x.mul_add(INNER[i], even_inner);
+            even_outer = x.mul_add(OUTER[i], even_outer);
         } else {
-            odd = odd.add(*x);
-            odd_two = x.mul_add(power, odd_two);
+            odd_inner = x.mul_add(INNER[i], odd_inner);
+            odd_outer = x.mul_add(OUTER[i], odd_outer);
         }
     }
     [
         x[0],
-        even.add(odd),
-        even.sub(odd),
-        even_two.add(odd_two),
-        even_two.sub(odd_two),
+        even_inner.add(odd_inner),
+        even_inner.sub(odd_inner),
+        even_outer.add(odd_outer),
+        even_outer.sub(odd_outer),
         x[N - 1],
     ]
 }
@@ -163,19 +180,24 @@ fn evaluate<V: Vector, const N: usize>(x: [V; N]) -> [V; TILE] {
 /// `E(N)ᵀ v`.
 #[inline(always)]
 fn collect<V: Vector, const N: usize>(v: [V; TILE]) -> [V; N] {
-    let (even, odd) = (v[1].add(v[2]), v[1].sub(v[2]));
-    let (even_two, odd_two) = (v[3].add(v[4]), v[3].sub(v[4]));
-    let mut x = [v[0].add(even).add(even_two); N];
+    let (even_inner, odd_inner) = (v[1].add(v[2]), v[1].sub(v[2]));
+    let (even_outer, odd_outer) = (v[3].add(v[4]), v[3].sub(v[4]));
+    let mut x = [v[0].add(even_inner).add(even_outer); N];
     for (i, x) in x.iter_mut().enumerate().skip(1) {
-        let power = (1 << i) as f32;
         *x = if i % 2 == 0 {
-            even_two.mul_add(power, even)
+            even_outer.mul_add(OUTER[i], even_inner.scale(INNER[i]))
         } else {
-            odd_two.mul_add(power, odd)
+            odd_outer.mul_add(OUTER[i], odd_inner.scale(INNER[i]))
         };
     }
     x[N - 1] = x[N - 1].add(v[5]);
     x
+}
+
+/// Number `i` of each.
+#[inline(always)]
+fn across<V: Vector, const N: usize, const OF: usize>(half: &[[V; OF]; N], i: usize) -> [V; N] {
+    std::array::from_fn(|j| half[j][i])
 }
 
 /// Buffers of the transforms, of one thread; they grow on first use.
@@ -226,7 +248,7 @@ impl Inputs<'_> {
         assert!(depth.block(self.tiles) <= self.block.len());
         assert!(self.first_tile + self.tile_rows.len() * grid.tile_columns() <= self.tiles);
         assert!(self.tile_rows.end <= grid.tile_rows());
-        with_vector(Simd::current(), self);
+        with_vector(self.depth.simd, self);
     }
 }
 
@@ -336,7 +358,7 @@ impl Diffs<'_> {
         assert!(depth.block(self.tiles) <= self.block.len());
         assert!(self.first_tile + self.tile_rows.len() * grid.tile_columns() <= self.tiles);
         assert!(self.tile_rows.end <= grid.tile_rows());
-        with_vector(Simd::current(), self);
+        with_vector(self.depth.simd, self);
     }
 
     /// # Safety
@@ -387,7 +409,7 @@ impl Diffs<'_> {
                         .as_mut_ptr()
                         .add((first_tile + row * columns + column) * depth.stride + channel);
                     for i in 0..TILE {
-                        let dy: [V; M] = std::array::from_fn(|j| half[j][i]);
+                        let dy: [V; M] = across(&half, i);
                         for (j, v) in evaluate(dy).into_iter().enumerate() {
                             v.store(to.add((i * TILE + j) * point));
                         }
@@ -447,7 +469,7 @@ impl Outputs<'_> {
         assert!(self.bias.is_none_or(|bias| bias.len() == depth.channels));
         assert!(self.first_tile + self.tile_rows.len() * grid.tile_columns() <= self.tiles);
         assert!(self.tile_rows.end <= grid.tile_rows());
-        with_vector(Simd::current(), self);
+        with_vector(self.depth.simd, self);
     }
 
     /// # Safety
@@ -493,7 +515,7 @@ impl Outputs<'_> {
                         *half = collect(v);
                     }
                     for i in 0..M.min(rows.len() - row * M) {
-                        let v: [V; TILE] = std::array::from_fn(|j| half[j][i]);
+                        let v: [V; TILE] = across(&half, i);
                         let y: [V; M] = collect(v);
                         let to = positions.as_mut_ptr().add(((row * M + i) * width + column * M) * lanes);
                         for (j, y) in y.into_iter().enumerate().take(width - column * M) {
@@ -531,6 +553,8 @@ impl Job for Outputs<'_> {
 /// One panel of transformed weights, `S E g Eᵀ S`: [`panel_columns`] columns of the matrix that the inputs of each point
 /// are multiplied by, as (point, row, column).
 pub struct Weights<'a> {
+    /// The set that they are made for.
+    pub simd: Simd,
     /// The kernel's extent, 3 or 5.
     pub kernel: usize,
     /// (column, row, kernel, kernel), or (row, column, kernel, kernel) with `turned`.
@@ -556,9 +580,9 @@ impl Weights<'_> {
     /// If a slice is too short.
     pub fn run(self) {
         assert!(self.rows * self.columns * self.kernel * self.kernel <= self.weights.len());
-        assert!(POINTS * self.rows * panel_columns() <= self.panel.len());
+        assert!(POINTS * self.rows * panel_columns(self.simd) <= self.panel.len());
         assert!(self.first_column < self.columns);
-        with_vector(Simd::current(), self);
+        with_vector(self.simd, self);
     }
 
     /// # Safety
@@ -566,6 +590,7 @@ impl Weights<'_> {
     #[inline(always)]
     unsafe fn run_kernel<V: Vector, const K: usize>(self) {
         let Weights {
+            simd,
             weights,
             rows,
             columns,
@@ -575,7 +600,7 @@ impl Weights<'_> {
             scratch,
             ..
         } = self;
-        let (lanes, taps, panel_columns) = (V::LANES, K * K, panel_columns());
+        let (lanes, taps, panel_columns) = (V::LANES, K * K, panel_columns(simd));
         let positions = grow(&mut scratch.positions, rows * taps * lanes);
         for column in (0..panel_columns).step_by(lanes) {
             let first = first_column + column;
@@ -606,11 +631,11 @@ impl Weights<'_> {
                         }
                         *half = evaluate(g);
                     }
-                    for i in 0..TILE {
-                        let g: [V; K] = std::array::from_fn(|j| half[j][i]);
+                    for (i, scale) in SCALE.into_iter().enumerate() {
+                        let g: [V; K] = across(&half, i);
                         for (j, v) in evaluate(g).into_iter().enumerate() {
                             let to = ((i * TILE + j) * rows + row) * panel_columns + column;
-                            v.scale(SCALE[i] * SCALE[j]).store(panel.as_mut_ptr().add(to));
+                            v.scale(scale * SCALE[j]).store(panel.as_mut_ptr().add(to));
                         }
                     }
                 }
@@ -661,8 +686,8 @@ impl WeightDiffs<'_> {
         let outputs = self.diff.len() / (self.inputs * self.kernel * self.kernel);
         assert!(POINTS * self.inputs * self.depth.stride <= self.sums.len());
         assert!(self.first_output + outputs <= self.depth.channels);
-        assert!(self.first_output.is_multiple_of(lanes_of(Simd::current())));
-        with_vector(Simd::current(), self);
+        assert!(self.first_output.is_multiple_of(lanes_of(self.depth.simd)));
+        with_vector(self.depth.simd, self);
     }
 
     /// # Safety
@@ -695,7 +720,7 @@ impl WeightDiffs<'_> {
                         *half = collect(v);
                     }
                     for i in 0..K {
-                        let v: [V; TILE] = std::array::from_fn(|j| half[j][i]);
+                        let v: [V; TILE] = across(&half, i);
                         let g: [V; K] = collect(v);
                         for (j, g) in g.into_iter().enumerate() {
                             g.store(positions.as_mut_ptr().add((input * K * K + i * K + j) * lanes));
@@ -719,148 +744,6 @@ impl Job for WeightDiffs<'_> {
             match self.kernel {
                 3 => self.run_kernel::<V, 3>(),
                 _ => self.run_kernel::<V, 5>(),
-            }
-        }
-    }
-}
-
-/// The longest sum that a tile keeps in registers: its panel then stays in the nearer caches.
-const MAX_DEPTH: usize = 256;
-
-/// For each point, the tiles' inputs times the weights: `products (tiles, columns) = inputs (tiles, rows) · weights`.
-pub struct Products<'a> {
-    /// The tiles.
-    pub tiles: usize,
-    /// How the inputs lie: the rows of the weights.
-    pub input_depth: Depth,
-    /// How the products lie: the columns of the weights.
-    pub output_depth: Depth,
-    /// [`Depth::block`] floats.
-    pub inputs: &'a [f32],
-    /// All panels of [`Weights`], one after the other.
-    pub panels: &'a [f32],
-    /// [`Depth::block`] floats.
-    pub products: &'a mut [f32],
-    /// Where each tile begins, at least as many as there are tiles: `0, input_depth.stride, …`.
-    pub tile_offsets: &'a [usize],
-    /// Where each channel of a tile is: `0, 1, …`.
-    pub channel_offsets: &'a [usize],
-}
-
-impl Products<'_> {
-    /// Computes them.
-    ///
-    /// # Panics
-    /// If a slice is too short.
-    pub fn run(self) {
-        let kernel = Kernel::of(Simd::current());
-        let (rows, columns) = (self.input_depth.channels, self.output_depth.channels);
-        let panel = POINTS * rows * kernel.columns;
-        assert!(self.input_depth.block(self.tiles) <= self.inputs.len());
-        assert!(self.output_depth.block(self.tiles) <= self.products.len());
-        assert!(panel * columns.div_ceil(kernel.columns) <= self.panels.len());
-        check_offsets(self.tile_offsets, self.tiles, self.input_depth.stride);
-        check_offsets(self.channel_offsets, rows, 1);
-        for point in 0..POINTS {
-            let inputs = &self.inputs[point * self.input_depth.point(self.tiles)..];
-            let products = &mut self.products[point * self.output_depth.point(self.tiles)..];
-            for (column, panel) in (0..columns)
-                .step_by(kernel.columns)
-                .zip(self.panels.chunks_exact(panel))
-            {
-                let panel = &panel[point * rows * kernel.columns..];
-                for first in (0..rows).step_by(MAX_DEPTH) {
-                    for tile in (0..self.tiles).step_by(kernel.rows) {
-                        let work = IndexedTile {
-                            depth: MAX_DEPTH.min(rows - first),
-                            a: inputs.as_ptr(),
-                            row_offsets: self.tile_offsets[tile..].as_ptr(),
-                            step_offsets: self.channel_offsets[first..].as_ptr(),
-                            b: panel[first * kernel.columns..].as_ptr(),
-                            b_stride: kernel.columns,
-                            c: products[tile * self.output_depth.stride + column..].as_mut_ptr(),
-                            ldc: self.output_depth.stride,
-                            rows: kernel.rows.min(self.tiles - tile),
-                            columns: kernel.columns.min(columns - column),
-                            accumulate: first > 0,
-                        };
-                        // SAFETY: the tile lies within the products, its rows and steps within the inputs and the panel,
-                        // as asserted, and the processor has the current set.
-                        unsafe { (kernel.tile_indexed)(work) };
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Fails unless the first `count` offsets are the multiples of `stride`, up to the last.
-fn check_offsets(offsets: &[usize], count: usize, stride: usize) {
-    assert!(count <= offsets.len());
-    assert!(
-        offsets[..count]
-            .iter()
-            .enumerate()
-            .all(|(i, offset)| *offset == i * stride)
-    );
-}
-
-/// The sums of one point: `sums (inputs, outputs) = inputsᵀ · diffs` over the tiles, or `+=`.
-pub struct Sums<'a> {
-    /// The tiles.
-    pub tiles: usize,
-    /// How the inputs lie.
-    pub input_depth: Depth,
-    /// How the diffs lie, and the sums.
-    pub output_depth: Depth,
-    /// The inputs of this point.
-    pub inputs: &'a [f32],
-    /// The diffs of this point.
-    pub diffs: &'a [f32],
-    /// (input, output), the inputs `output_depth.stride` floats apart.
-    pub sums: &'a mut [f32],
-    /// Whether they are added to what is there.
-    pub accumulate: bool,
-    /// Where each tile begins, at least as many as there are tiles: `0, input_depth.stride, …`.
-    pub tile_offsets: &'a [usize],
-    /// Where each channel of a tile is: `0, 1, …`.
-    pub channel_offsets: &'a [usize],
-}
-
-impl Sums<'_> {
-    /// Computes them.
-    ///
-    /// # Panics
-    /// If a slice is too short.
-    pub fn run(self) {
-        let kernel = Kernel::of(Simd::current());
-        let (inputs, outputs) = (self.input_depth.channels, self.output_depth.channels);
-        let stride = self.output_depth.stride;
-        assert!(self.tiles * self.input_depth.stride <= self.inputs.len());
-        assert!(self.tiles * stride <= self.diffs.len());
-        assert!(inputs * stride <= self.sums.len());
-        check_offsets(self.tile_offsets, self.tiles, self.input_depth.stride);
-        check_offsets(self.channel_offsets, inputs, 1);
-        for column in (0..outputs).step_by(kernel.columns) {
-            for first in (0..self.tiles).step_by(MAX_DEPTH) {
-                for input in (0..inputs).step_by(kernel.rows) {
-                    let work = IndexedTile {
-                        depth: MAX_DEPTH.min(self.tiles - first),
-                        a: self.inputs.as_ptr(),
-                        row_offsets: self.channel_offsets[input..].as_ptr(),
-                        step_offsets: self.tile_offsets[first..].as_ptr(),
-                        b: self.diffs[first * stride + column..].as_ptr(),
-                        b_stride: stride,
-                        c: self.sums[input * stride + column..].as_mut_ptr(),
-                        ldc: stride,
-                        rows: kernel.rows.min(inputs - input),
-                        columns: kernel.columns.min(outputs - column),
-                        accumulate: self.accumulate || first > 0,
-                    };
-                    // SAFETY: the tile lies within the sums, its rows and steps within the inputs and the diffs, whose
-                    // channels fill whole vectors, as asserted, and the processor has the current set.
-                    unsafe { (kernel.tile_indexed)(work) };
-                }
             }
         }
     }

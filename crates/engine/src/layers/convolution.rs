@@ -23,7 +23,7 @@ use winograd::{SumBuffers, Winograd};
 use super::patches::Patches;
 use crate::{
     LayerError, Shape,
-    kernels::{self, Indexed, Matrix, PackedRows},
+    kernels::{self, Indexed, Matrix, PackedRows, Simd},
     layer::{Backward, Forward, Layer, ParamBlob},
     spec::ConvolutionSpec,
 };
@@ -34,6 +34,8 @@ const OUTPUTS: usize = 16;
 /// Convolves every bottom to the top at its place, all with the same weights.
 pub struct Convolution {
     spec: ConvolutionSpec,
+    /// The set with which fewer products than the definition has may be used, at the price of some rounding.
+    winograd: Option<Simd>,
     geometry: Geometry,
     /// One for each part of the images, and each part is one thread's.
     parts: Vec<Part>,
@@ -88,6 +90,8 @@ impl Convolution {
     pub fn new(spec: &ConvolutionSpec) -> Self {
         Self {
             spec: spec.clone(),
+            // Whoever starts a run reports a value that means nothing.
+            winograd: kernels::winograd::from_env().unwrap_or(true).then(Simd::current),
             geometry: Geometry::default(),
             parts: Vec::new(),
             packed: Vec::new(),
@@ -236,7 +240,7 @@ impl Layer for Convolution {
                 fact: "all bottoms need one shape: give each shape a layer of its own, with shared weights".to_owned(),
             });
         }
-        let (geometry, top) = Geometry::new(&self.spec, bottom[0])?;
+        let (geometry, top) = Geometry::new(&self.spec, bottom[0], self.winograd)?;
         let weight_shape = &self.geometry.weight_shape;
         if weight_shape.num_axes() > 0 && *weight_shape != geometry.weight_shape {
             return Err(LayerError::BottomShape {
@@ -311,7 +315,7 @@ impl Layer for Convolution {
 }
 
 impl Geometry {
-    fn new(spec: &ConvolutionSpec, bottom: &Shape) -> Result<(Self, Shape), LayerError> {
+    fn new(spec: &ConvolutionSpec, bottom: &Shape, winograd: Option<Simd>) -> Result<(Self, Shape), LayerError> {
         let Some(channel_axis) = bottom.axis(spec.axis) else {
             return Err(LayerError::Axis {
                 axis: spec.axis,
@@ -337,7 +341,9 @@ impl Geometry {
             }
         }
         let images = bottom.count_to(channel_axis);
-        let winograd = |grid, channels, outputs| Winograd::new(grid, channels, outputs, spec.group, images);
+        let winograd_of = |grid, channels, outputs| {
+            winograd.and_then(|simd| Winograd::new(simd, grid, channels, outputs, spec.group, images))
+        };
         let grids = patches.grids();
         Ok((
             Self {
@@ -348,8 +354,8 @@ impl Geometry {
                 weight_shape,
                 forward: Correlation::new(&patches, channels, spec.num_output, spec.group, images),
                 backward: Transposed::new(&patches, channels, spec, images),
-                winograd_forward: grids.and_then(|(forward, _)| winograd(forward, channels, spec.num_output)),
-                winograd_backward: grids.and_then(|(_, backward)| winograd(backward, spec.num_output, channels)),
+                winograd_forward: grids.and_then(|(forward, _)| winograd_of(forward, channels, spec.num_output)),
+                winograd_backward: grids.and_then(|(_, backward)| winograd_of(backward, spec.num_output, channels)),
                 patches,
             },
             top,

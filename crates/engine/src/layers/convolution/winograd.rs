@@ -4,8 +4,10 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::kernels::winograd::{
-    Depth, Diffs, Grid, Inputs, Outputs, POINTS, Products, Scratch, Sums, WeightDiffs, Weights, panel_columns,
+use crate::kernels::{
+    Simd,
+    winograd::{Depth, Diffs, Grid, Inputs, Outputs, POINTS, Scratch, WeightDiffs, Weights, panel_columns},
+    winograd_products::{Products, Sums},
 };
 
 /// A unit's inputs and products hold about this many floats: what a thread's cache takes.
@@ -21,11 +23,14 @@ const SUMS_FLOATS: usize = 3 << 20;
 /// Sums of up to so many floats fit into each thread's cache, beside a unit.
 const OWN_SUMS_FLOATS: usize = 128 << 10;
 
+/// What of the plain way's cost this way may have by count. The plain way's loops are longer and run nearer to the
+/// peak: at 66 % (LeNet's conv2) a tenth of the time was gained, which is not worth the rounding.
+const MAX_COST_PERCENT: usize = 62;
+
 /// With fewer images, all threads had better share each of them, and transforming the weights does not pay.
 const MIN_IMAGES: usize = 4;
 
 /// One direction of a convolution: `target[o] = Σ_c weight[o, c] ⋆ source[c]`, in groups, with a stride of 1.
-#[derive(Default)]
 pub struct Winograd {
     grid: Grid,
     group: usize,
@@ -72,10 +77,10 @@ struct Cost {
 
 impl Winograd {
     /// `None` where the plain way is quicker.
-    pub fn new(grid: Grid, channels: usize, outputs: usize, group: usize, images: usize) -> Option<Self> {
-        let (inputs, outputs) = (Depth::new(channels / group), Depth::new(outputs / group));
+    pub fn new(simd: Simd, grid: Grid, channels: usize, outputs: usize, group: usize, images: usize) -> Option<Self> {
+        let (inputs, outputs) = (Depth::new(simd, channels / group), Depth::new(simd, outputs / group));
         let cost = Cost::of(grid, inputs, outputs, images);
-        if images < MIN_IMAGES || cost.winograd * 5 > cost.direct * 4 {
+        if images < MIN_IMAGES || cost.winograd * 100 > cost.direct * MAX_COST_PERCENT {
             return None;
         }
         let (rows, columns) = (grid.tile_rows(), grid.tile_columns());
@@ -154,8 +159,8 @@ impl Winograd {
 
     /// Floats of the transformed weights.
     fn weights_count(&self) -> usize {
-        let panels = self.outputs.channels.div_ceil(panel_columns());
-        self.group * panels * POINTS * self.inputs.channels * panel_columns()
+        let panels = self.outputs.channels.div_ceil(panel_columns(self.inputs.simd));
+        self.group * panels * POINTS * self.inputs.channels * panel_columns(self.inputs.simd)
     }
 
     /// Transforms the weights; `turned` as the convolution needs them that takes the target's gradient to the source's.
@@ -163,8 +168,8 @@ impl Winograd {
         packed.resize(self.weights_count(), 0.0);
         let kernel = self.grid.kernel;
         let (rows, columns) = (self.inputs.channels, self.outputs.channels);
-        let panel_count = POINTS * rows * panel_columns();
-        let panels = columns.div_ceil(panel_columns());
+        let panel_count = POINTS * rows * panel_columns(self.inputs.simd);
+        let panels = columns.div_ceil(panel_columns(self.inputs.simd));
         let band = (self.group * panels).div_ceil(parts.len());
         let bands = packed.par_chunks_mut(band * panel_count).zip(parts).enumerate();
         bands.with_max_len(1).for_each(|(i, (band_panels, part))| {
@@ -172,12 +177,13 @@ impl Winograd {
                 let index = i * band + j;
                 let group_count = rows * columns * kernel * kernel;
                 Weights {
+                    simd: self.inputs.simd,
                     kernel,
                     weights: &weight[index / panels * group_count..][..group_count],
                     rows,
                     columns,
                     turned,
-                    first_column: index % panels * panel_columns(),
+                    first_column: index % panels * panel_columns(self.inputs.simd),
                     panel,
                     scratch: &mut part.scratch,
                 }
@@ -413,15 +419,17 @@ impl Winograd {
 }
 
 impl Cost {
-    /// Of a group. The transforms cost so many instructions for each vector of a tile's channels; the factors were
-    /// measured (bench/NOTES.md).
+    /// Of a group. The transforms take so many instructions for each vector of a tile's channels, or of the weights'.
     fn of(grid: Grid, inputs: Depth, outputs: Depth, images: usize) -> Self {
         let tiles = images * grid.tile_rows() * grid.tile_columns();
         let positions = images * grid.out_height() * grid.out_width();
-        let pairs = inputs.channels * outputs.channels;
+        let taps = grid.kernel * grid.kernel;
+        let (inputs, outputs) = (inputs.channels, outputs.channels);
+        let (input_lanes, output_lanes) = (inputs.next_multiple_of(16), outputs.next_multiple_of(16));
+        let of_tile = POINTS * inputs * output_lanes + 320 * input_lanes + 160 * output_lanes;
         Self {
-            direct: positions * grid.kernel * grid.kernel * pairs,
-            winograd: tiles * (POINTS * pairs + 320 * inputs.stride + 160 * outputs.stride) + 300 * pairs,
+            direct: positions * taps * inputs * outputs,
+            winograd: tiles * of_tile + 300 * inputs * outputs,
         }
     }
 }
