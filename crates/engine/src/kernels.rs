@@ -21,11 +21,15 @@ mod avx2;
 mod avx512;
 mod indexed;
 mod pack;
+pub mod pooling;
 mod portable;
+mod registers;
 mod vector;
 
 #[cfg(test)]
 mod indexed_tests;
+#[cfg(test)]
+mod pooling_tests;
 #[cfg(test)]
 mod tests;
 
