@@ -1,4 +1,4 @@
-//! Pooling of many channels: the greatest value or the average of each window, and the average's gradient.
+//! Pooling of many channels: the greatest value, the average or the sum of each window, and the average's gradient.
 //!
 //! A row of the bottom is loaded as two registers of neighbouring values, from which one permutation for each column of
 //! the windows (a tap) picks what the windows side by side need, whatever the stride. Where rows are narrow, the two
@@ -321,6 +321,7 @@ struct Job<'a> {
 enum Task {
     Max,
     Average,
+    Sum,
     AverageGradient,
 }
 
@@ -386,7 +387,8 @@ impl Job<'_> {
                                 self.max::<V, SEGMENTS, TAPS, true>(strip, taps, first, planes);
                             }
                         }
-                        Task::Average => self.average::<V, SEGMENTS, TAPS>(strip, taps, first, planes),
+                        Task::Average => self.sum::<V, SEGMENTS, TAPS, true>(strip, taps, first, planes),
+                        Task::Sum => self.sum::<V, SEGMENTS, TAPS, false>(strip, taps, first, planes),
                         Task::AverageGradient => {
                             self.average_gradient::<V, SEGMENTS, TAPS>(strip, taps, first, planes);
                         }
@@ -483,7 +485,7 @@ impl Job<'_> {
     /// # Safety
     /// As [`Self::run_with`].
     #[inline(always)]
-    unsafe fn average<V: Register, const SEGMENTS: usize, const TAPS: usize>(
+    unsafe fn sum<V: Register, const SEGMENTS: usize, const TAPS: usize, const AVERAGE: bool>(
         &mut self,
         strip: &Strip,
         taps: &[Tap],
@@ -508,9 +510,11 @@ impl Job<'_> {
                 for tap in 0..choices.len() {
                     sums = sums.add(choices.choose_or_zero(columns, tap));
                 }
-                let averages = sums.divide(V::splat(height.extent(row) as f32).multiply(widths));
+                if AVERAGE {
+                    sums = sums.divide(V::splat(height.extent(row) as f32).multiply(widths));
+                }
                 let target = first * top_len + row * width.output;
-                self.write(strip, planes, top_len, self.target.add(target), averages);
+                self.write(strip, planes, top_len, self.target.add(target), sums);
             }
         }
     }
@@ -661,12 +665,21 @@ impl Windows {
 
     /// The average of each window, in which padding counts as zeros. `x` is channels of the bottom, `y` of the top.
     pub fn average(&self, rows: &mut Rows, x: &[f32], y: &mut [f32]) {
+        self.sum_or_average(Task::Average, rows, x, y);
+    }
+
+    /// The sum of each window.
+    pub fn sum(&self, rows: &mut Rows, x: &[f32], y: &mut [f32]) {
+        self.sum_or_average(Task::Sum, rows, x, y);
+    }
+
+    fn sum_or_average(&self, task: Task, rows: &mut Rows, x: &[f32], y: &mut [f32]) {
         let planes = self.planes(x, y);
         let Some(strips) = &self.forward else {
             let planes = x
                 .chunks_exact(self.bottom_count())
                 .zip(y.chunks_exact_mut(self.top_count()));
-            return planes.for_each(|(x, y)| self.plain_average(x, y));
+            return planes.for_each(|(x, y)| self.plain_sum(task, x, y));
         };
         let job = Job {
             windows: self,
@@ -678,7 +691,7 @@ impl Windows {
             places: std::ptr::null_mut(),
         };
         // SAFETY: the lengths are checked.
-        unsafe { job.run_on(self.simd, Task::Average) };
+        unsafe { job.run_on(self.simd, task) };
     }
 
     /// The gradient of [`average`](Self::average): writes `dx`.
@@ -718,8 +731,8 @@ impl Windows {
         }
     }
 
-    /// [`average`](Self::average) of one channel, summed in the same order.
-    fn plain_average(&self, x: &[f32], y: &mut [f32]) {
+    /// [`sum`](Self::sum) or [`average`](Self::average) of one channel, summed in the same order.
+    fn plain_sum(&self, task: Task, x: &[f32], y: &mut [f32]) {
         for (output, y) in y.iter_mut().enumerate() {
             let (row, column) = (output / self.width.output, output % self.width.output);
             let rows = self.height.window(row);
@@ -730,7 +743,10 @@ impl Windows {
                     .fold(0.0, f32::add)
             };
             let sum = columns.map(sum_of_column).fold(0.0, f32::add);
-            *y = sum / (self.height.extent(row) as f32 * self.extents[column]);
+            *y = match task {
+                Task::Average => sum / (self.height.extent(row) as f32 * self.extents[column]),
+                _ => sum,
+            };
         }
     }
 

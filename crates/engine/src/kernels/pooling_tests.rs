@@ -126,6 +126,11 @@ fn averages_and_their_gradients_are_summed_in_one_order() {
         plain.average(&mut rows.borrow_mut(), &x, &mut expected);
         assert_eq!(bits(y.values()), bits(&expected), "y of {what}");
 
+        windows.sum(&mut rows.borrow_mut(), &x, y.values());
+        y.check(7.5, what);
+        plain.sum(&mut rows.borrow_mut(), &x, &mut expected);
+        assert_eq!(bits(y.values()), bits(&expected), "sums of {what}");
+
         let (dy, mut dx, mut expected) = (normal(top), Guarded::new(bottom, 7.5), vec![0.0; bottom]);
         windows.average_gradient(&mut rows.borrow_mut(), &dy, dx.values());
         dx.check(7.5, what);
