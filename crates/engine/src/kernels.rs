@@ -22,13 +22,17 @@ mod avx512;
 mod indexed;
 mod lanes;
 mod pack;
+pub mod pooling;
 mod portable;
+mod registers;
 mod vector;
 pub mod winograd;
 pub mod winograd_products;
 
 #[cfg(test)]
 mod indexed_tests;
+#[cfg(test)]
+mod pooling_tests;
 #[cfg(test)]
 mod tests;
 
