@@ -38,7 +38,7 @@ pub const TILE: usize = 6;
 pub const POINTS: usize = TILE * TILE;
 
 /// The powers of the inner and of the outer points. Their squares are each other's inverses: then no number of the
-/// transforms is above 4, where the usual points 1 and 2 have 16, and rounding costs a third of theirs.
+/// transforms is above 4, where the usual points 1 and 2 have 16, and half of their rounding is left (bench/NOTES.md).
 const INNER: [f32; 5] = [1.0, FRAC_1_SQRT_2, 0.5, 0.5 * FRAC_1_SQRT_2, 0.25];
 const OUTER: [f32; 5] = [1.0, SQRT_2, 2.0, 2.0 * SQRT_2, 4.0];
 
