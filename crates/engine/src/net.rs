@@ -16,8 +16,8 @@ use crate::{
 
 pub use crate::{params::Param, weights::ParamMap};
 
-/// Values that a thread adds at a time where a blob's gradients are summed.
-const ADD_CHUNK: usize = 16 * 1024;
+/// Values that a thread takes at a time where gradients are cleared or summed.
+const THREAD_CHUNK: usize = 16 * 1024;
 
 /// Where a net asks for the shapes of data layers that only their data tell.
 pub trait InputShapes {
@@ -493,7 +493,7 @@ impl Net {
         for (i, blob) in layer.plan.bottoms.iter().enumerate() {
             if layer.plan.propagate_down[i] && layer.plan.accumulate[i] {
                 let sum = &mut self.diff[self.blobs[*blob].diff];
-                let chunks = sum.par_chunks_mut(ADD_CHUNK).zip(lent[i].par_chunks(ADD_CHUNK));
+                let chunks = sum.par_chunks_mut(THREAD_CHUNK).zip(lent[i].par_chunks(THREAD_CHUNK));
                 chunks.for_each(|(sum, values)| sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value));
                 self.scratch[scratch_used] = mem::take(&mut lent[i]);
                 scratch_used += 1;
@@ -505,7 +505,8 @@ impl Net {
 
     /// Sets all parameter gradients to zero.
     pub fn clear_gradients(&mut self) {
-        self.gradient_arena.fill(0.0);
+        let chunks = self.gradient_arena.par_chunks_mut(THREAD_CHUNK);
+        chunks.for_each(|gradients| gradients.fill(0.0));
     }
 
     /// The first layer, in order, one of whose tops holds a value that is not finite.
