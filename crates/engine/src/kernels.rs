@@ -27,7 +27,6 @@ mod portable;
 mod registers;
 mod vector;
 pub mod winograd;
-pub mod winograd_products;
 
 #[cfg(test)]
 mod indexed_tests;

@@ -1,7 +1,7 @@
 //! Vectors of one instruction set behind one name, for kernels that are written once for all of them, and the
 //! transposes that turn channels into lanes.
 
-use super::Simd;
+use super::{Simd, registers::Register};
 
 /// The most lanes that any vector has.
 pub(super) const MAX_LANES: usize = 16;
@@ -23,35 +23,9 @@ pub(super) unsafe trait Vector: Copy {
     /// The processor has the set; `LANES` floats may be read.
     unsafe fn load(from: *const f32) -> Self;
 
-    /// The first `count` lanes, zeros behind them.
-    ///
-    /// # Safety
-    /// The processor has the set; `count` floats may be read, at most `LANES`.
-    #[inline(always)]
-    unsafe fn load_first(from: *const f32, count: usize) -> Self {
-        let mut floats = [0.0; MAX_LANES];
-        // SAFETY: the caller's promise.
-        unsafe {
-            std::ptr::copy_nonoverlapping(from, floats.as_mut_ptr(), count);
-            Self::load(floats.as_ptr())
-        }
-    }
-
     /// # Safety
     /// `LANES` floats may be written.
     unsafe fn store(self, to: *mut f32);
-
-    /// # Safety
-    /// `count` floats may be written, at most `LANES`.
-    #[inline(always)]
-    unsafe fn store_first(self, to: *mut f32, count: usize) {
-        let mut floats = [0.0; MAX_LANES];
-        // SAFETY: the caller's promise.
-        unsafe {
-            self.store(floats.as_mut_ptr());
-            std::ptr::copy_nonoverlapping(floats.as_ptr(), to, count);
-        }
-    }
 
     /// `self + other`.
     fn add(self, other: Self) -> Self;
@@ -78,7 +52,7 @@ pub(super) trait Job {
     ///
     /// # Safety
     /// The processor has the vector's set.
-    unsafe fn run<V: Vector>(self) -> Self::Output;
+    unsafe fn run<V: Register>(self) -> Self::Output;
 }
 
 /// Runs a job with the vectors of a set.
@@ -119,13 +93,23 @@ pub(super) fn lanes_of(simd: Simd) -> usize {
     }
 }
 
+/// The first `count` lanes from memory, zeros behind them.
+///
+/// # Safety
+/// The processor has the set; `count` floats may be read, at most `LANES`.
+#[inline(always)]
+pub(super) unsafe fn load_first<V: Register>(from: *const f32, count: usize) -> V {
+    // SAFETY: the caller's promise; other lanes are not read.
+    unsafe { V::zero().load_over(from, V::mask((1 << count) - 1)) }
+}
+
 /// Rows of channels become vectors: position `p` of `count`, of `channels` rows `stride` apart, becomes one vector with
 /// a lane a channel. Positions lie in rows of `width`, whose vectors begin `pitch` vectors apart.
 ///
 /// # Safety
 /// The processor has the set; all positions of all rows may be read, and all their vectors written.
 #[inline(always)]
-pub(super) unsafe fn channels_to_lanes<V: Vector>(
+pub(super) unsafe fn channels_to_lanes<V: Register>(
     from: *const f32,
     stride: usize,
     channels: usize,
@@ -147,7 +131,7 @@ pub(super) unsafe fn channels_to_lanes<V: Vector>(
                 }
             } else {
                 for (channel, row) in rows.iter_mut().take(channels).enumerate() {
-                    *row = V::load_first(from.add(channel * stride + first), here);
+                    *row = load_first::<V>(from.add(channel * stride + first), here);
                 }
             }
             V::transpose(&mut rows);
@@ -179,7 +163,7 @@ pub(super) unsafe fn channels_to_lanes<V: Vector>(
 /// # Safety
 /// The processor has the set; the vectors may be read, and all positions of all rows written.
 #[inline(always)]
-pub(super) unsafe fn lanes_to_channels<V: Vector, const ADD: bool>(
+pub(super) unsafe fn lanes_to_channels<V: Register, const ADD: bool>(
     from: *const f32,
     count: usize,
     to: *mut f32,
@@ -202,8 +186,8 @@ pub(super) unsafe fn lanes_to_channels<V: Vector, const ADD: bool>(
                     let row = if ADD { row.add(V::load(to)) } else { *row };
                     row.store(to);
                 } else {
-                    let row = if ADD { row.add(V::load_first(to, here)) } else { *row };
-                    row.store_first(to, here);
+                    let row = if ADD { row.add(load_first::<V>(to, here)) } else { *row };
+                    row.store_some(0, here, to);
                 }
             }
             first += here;
@@ -234,21 +218,9 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn load_first(from: *const f32, count: usize) -> Self {
-            // SAFETY: the mask keeps the load within the `count` floats.
-            unsafe { _mm512_maskz_loadu_ps(u16::MAX >> (16 - count), from) }
-        }
-
-        #[inline(always)]
         unsafe fn store(self, to: *mut f32) {
             // SAFETY: the caller's promise.
             unsafe { _mm512_storeu_ps(to, self) }
-        }
-
-        #[inline(always)]
-        unsafe fn store_first(self, to: *mut f32, count: usize) {
-            // SAFETY: the mask keeps the store within the `count` floats.
-            unsafe { _mm512_mask_storeu_ps(to, u16::MAX >> (16 - count), self) }
         }
 
         #[inline(always)]
@@ -442,7 +414,7 @@ mod tests {
         type Output = ();
 
         #[inline(always)]
-        unsafe fn run<V: Vector>(self) {
+        unsafe fn run<V: Register>(self) {
             let RoundTrip { channels, count, width } = self;
             let (stride, pitch) = (count + 3, width + 2);
             let from: Vec<f32> = (0..channels * stride).map(|i| i as f32).collect();

@@ -7,12 +7,8 @@
 use std::ops::{Add, Range};
 
 use super::Simd;
-#[cfg(target_arch = "x86_64")]
-use super::registers::{Avx2, Avx512};
-use super::registers::{Portable, Register};
-
-/// The most lanes of a register.
-const MAX_LANES: usize = 16;
+use super::lanes::{self, MAX_LANES, lanes_of, with_vector};
+use super::registers::Register;
 
 /// The most channels that share a register.
 const MAX_PLANES: usize = 4;
@@ -325,32 +321,27 @@ enum Task {
     AverageGradient,
 }
 
+/// A job and its task, for any vectors.
+struct Run<'a> {
+    job: Job<'a>,
+    task: Task,
+}
+
+impl lanes::Job for Run<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Register>(self) {
+        // SAFETY: the caller's promise, and that of whoever made this.
+        unsafe { self.job.run::<V>(self.task) };
+    }
+}
+
 impl Job<'_> {
     /// # Safety
     /// The processor has this set, and `planes` channels lie at each pointer that the task uses.
     unsafe fn run_on(self, simd: Simd, task: Task) {
-        #[cfg(target_arch = "x86_64")]
-        #[target_feature(enable = "avx512f,avx2,fma")]
-        unsafe fn avx512(job: Job<'_>, task: Task) {
-            // SAFETY: the caller's promise.
-            unsafe { job.run::<Avx512>(task) }
-        }
-        #[cfg(target_arch = "x86_64")]
-        #[target_feature(enable = "avx2,fma")]
-        unsafe fn avx2(job: Job<'_>, task: Task) {
-            // SAFETY: the caller's promise.
-            unsafe { job.run::<Avx2>(task) }
-        }
-        // SAFETY: the caller's promise.
-        unsafe {
-            match simd {
-                #[cfg(target_arch = "x86_64")]
-                Simd::Avx512 => avx512(self, task),
-                #[cfg(target_arch = "x86_64")]
-                Simd::Avx2 => avx2(self, task),
-                _ => self.run::<Portable>(task),
-            }
-        }
+        with_vector(simd, Run { job: self, task });
     }
 
     /// # Safety
@@ -571,10 +562,7 @@ impl Windows {
     }
 
     pub(super) fn for_set(simd: Simd, height: Axis, width: Axis) -> Self {
-        let lanes = match simd {
-            Simd::Avx512 => 16,
-            Simd::Avx2 | Simd::Portable => 8,
-        };
+        let lanes = lanes_of(simd);
         let window = |output: usize| {
             let start = (output * width.stride) as isize - width.pad as isize;
             start..start + width.kernel as isize

@@ -1,12 +1,12 @@
-//! Vector registers as one type for each instruction set, for kernels that are written once.
+//! What kernels that choose between values want of a vector, beyond [`Vector`]: masks, permutations, indices.
 
-/// `LANES` floats, or as many indices (`i32`) as the floats of the same bits.
+use super::lanes::Vector;
+
+/// A vector of floats, or of as many indices (`i32`) as the floats of the same bits.
 ///
 /// Every method is safe to call where the processor has the instruction set and pointers may be read or written as
 /// said. They are inlined, so that they are compiled for the set of the function that calls them.
-pub(super) trait Register: Copy {
-    /// How many floats.
-    const LANES: usize;
+pub(super) trait Register: Vector {
     /// One bit for each lane, in whatever form the set has.
     type Mask: Copy;
 
@@ -18,19 +18,13 @@ pub(super) trait Register: Copy {
         // SAFETY: the caller's promise.
         unsafe { Self::splat(f32::from_bits(index.cast_unsigned())) }
     }
-    /// All lanes from memory.
-    unsafe fn load(source: *const f32) -> Self;
     /// The lanes of `mask` from where they are in memory if lane 0 is at `source`, the others from `self`. Only the
     /// former are read.
     unsafe fn load_over(self, source: *const f32, mask: Self::Mask) -> Self;
-    /// Writes all lanes.
-    unsafe fn store(self, target: *mut f32);
     /// Writes `count` lanes from `first` on to `target`.
     unsafe fn store_some(self, first: usize, count: usize, target: *mut f32);
     /// For each lane one of the lanes of `a` (0 to `LANES - 1`) and `b` (from `LANES` on).
     unsafe fn choose(a: Self, b: Self, indices: Self) -> Self;
-    /// Sums of floats.
-    unsafe fn add(self, other: Self) -> Self;
     /// Products of floats.
     unsafe fn multiply(self, by: Self) -> Self;
     /// Quotients of floats.
@@ -60,86 +54,61 @@ pub(super) trait Register: Copy {
     unsafe fn select(self, mask: Self::Mask, other: Self) -> Self;
 }
 
-/// Plain Rust, for processors of which no more is known.
-#[derive(Clone, Copy)]
-pub(super) struct Portable([f32; 8]);
-
-impl Portable {
-    #[inline(always)]
-    fn of(value: impl Fn(usize) -> f32) -> Self {
-        Self(std::array::from_fn(value))
-    }
-
-    #[inline(always)]
-    fn lanes(condition: impl Fn(usize) -> bool) -> u8 {
-        (0..8).fold(0, |mask, lane| mask | u8::from(condition(lane)) << lane)
-    }
+/// The lanes for which a condition holds, as bits.
+#[inline(always)]
+fn bits_where(condition: impl Fn(usize) -> bool) -> u8 {
+    (0..8).fold(0, |mask, lane| mask | u8::from(condition(lane)) << lane)
 }
 
-impl Register for Portable {
-    const LANES: usize = 8;
+impl Register for [f32; 8] {
     type Mask = u8;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
-        Self([value; 8])
-    }
-    #[inline(always)]
-    unsafe fn load(source: *const f32) -> Self {
-        // SAFETY: the caller's promise.
-        Self(unsafe { source.cast::<[f32; 8]>().read_unaligned() })
+        [value; 8]
     }
     #[inline(always)]
     unsafe fn load_over(self, source: *const f32, mask: u8) -> Self {
-        Self::of(|lane| match mask >> lane & 1 {
-            0 => self.0[lane],
+        std::array::from_fn(|lane| match mask >> lane & 1 {
+            0 => self[lane],
             // SAFETY: the caller's promise.
             _ => unsafe { source.wrapping_add(lane).read() },
         })
     }
     #[inline(always)]
-    unsafe fn store(self, target: *mut f32) {
-        // SAFETY: the caller's promise.
-        unsafe { target.cast::<[f32; 8]>().write_unaligned(self.0) };
-    }
-    #[inline(always)]
     unsafe fn store_some(self, first: usize, count: usize, target: *mut f32) {
-        let values = &self.0[first..][..count];
+        let values = &self[first..][..count];
         // SAFETY: the caller's promise.
         unsafe { target.copy_from_nonoverlapping(values.as_ptr(), count) };
     }
     #[inline(always)]
     unsafe fn choose(a: Self, b: Self, indices: Self) -> Self {
-        Self::of(|lane| match indices.0[lane].to_bits() as usize {
-            index @ 0..8 => a.0[index],
-            index => b.0[index % 8],
+        std::array::from_fn(|lane| match indices[lane].to_bits() as usize {
+            index @ 0..8 => a[index],
+            index => b[index % 8],
         })
     }
     #[inline(always)]
-    unsafe fn add(self, other: Self) -> Self {
-        Self::of(|lane| self.0[lane] + other.0[lane])
-    }
-    #[inline(always)]
     unsafe fn multiply(self, by: Self) -> Self {
-        Self::of(|lane| self.0[lane] * by.0[lane])
+        std::array::from_fn(|lane| self[lane] * by[lane])
     }
     #[inline(always)]
     unsafe fn divide(self, by: Self) -> Self {
-        Self::of(|lane| self.0[lane] / by.0[lane])
+        std::array::from_fn(|lane| self[lane] / by[lane])
     }
     #[inline(always)]
     unsafe fn max(self, other: Self) -> Self {
-        Self::of(|lane| {
-            if self.0[lane] > other.0[lane] {
-                self.0[lane]
+        std::array::from_fn(|lane| {
+            if self[lane] > other[lane] {
+                self[lane]
             } else {
-                other.0[lane]
+                other[lane]
             }
         })
     }
     #[inline(always)]
     unsafe fn add_indices(self, other: Self) -> Self {
-        Self::of(|lane| f32::from_bits(self.0[lane].to_bits().wrapping_add(other.0[lane].to_bits())))
+        std::array::from_fn(|lane| f32::from_bits(self[lane].to_bits().wrapping_add(other[lane].to_bits())))
     }
     #[inline(always)]
     unsafe fn mask(bits: u32) -> u8 {
@@ -159,100 +128,78 @@ impl Register for Portable {
     }
     #[inline(always)]
     unsafe fn is_greater(self, other: Self) -> u8 {
-        Self::lanes(|lane| self.0[lane] > other.0[lane])
+        bits_where(|lane| self[lane] > other[lane])
     }
     #[inline(always)]
     unsafe fn is_greater_or_nan(self, other: Self) -> u8 {
-        Self::lanes(|lane| (self.0[lane] > other.0[lane]) | self.0[lane].is_nan() | other.0[lane].is_nan())
+        bits_where(|lane| (self[lane] > other[lane]) | self[lane].is_nan() | other[lane].is_nan())
     }
     #[inline(always)]
     unsafe fn is_nan(self, other: Self) -> u8 {
-        Self::lanes(|lane| self.0[lane].is_nan() | other.0[lane].is_nan())
+        bits_where(|lane| self[lane].is_nan() | other[lane].is_nan())
     }
     #[inline(always)]
     unsafe fn is_number(self, other: Self) -> u8 {
-        Self::lanes(|lane| !(self.0[lane].is_nan() | other.0[lane].is_nan()))
+        bits_where(|lane| !(self[lane].is_nan() | other[lane].is_nan()))
     }
     #[inline(always)]
     unsafe fn select(self, mask: u8, other: Self) -> Self {
-        Self::of(|lane| match mask >> lane & 1 {
-            0 => other.0[lane],
-            _ => self.0[lane],
+        std::array::from_fn(|lane| match mask >> lane & 1 {
+            0 => other[lane],
+            _ => self[lane],
         })
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::{Avx2, Avx512};
-
-#[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::Register;
+    use super::{Register, Vector};
 
-    /// AVX-512F.
-    #[derive(Clone, Copy)]
-    pub(in super::super) struct Avx512(__m512);
-
-    impl Avx512 {
-        #[inline(always)]
-        fn indices(self) -> __m512i {
-            // SAFETY: both are 16 numbers of 32 bits, and every bit pattern is one.
-            unsafe { std::mem::transmute(self.0) }
-        }
+    #[inline(always)]
+    fn as_indices(register: __m512) -> __m512i {
+        // SAFETY: both are 16 numbers of 32 bits, and every bit pattern is one.
+        unsafe { std::mem::transmute(register) }
     }
 
     // SAFETY (of all blocks below): the caller's promise, for the instruction set and for pointers.
     #[allow(clippy::undocumented_unsafe_blocks)]
-    impl Register for Avx512 {
-        const LANES: usize = 16;
+    impl Register for __m512 {
         type Mask = __mmask16;
 
         #[inline(always)]
         unsafe fn splat(value: f32) -> Self {
-            Self(unsafe { _mm512_set1_ps(value) })
-        }
-        #[inline(always)]
-        unsafe fn load(source: *const f32) -> Self {
-            Self(unsafe { _mm512_loadu_ps(source) })
+            unsafe { _mm512_set1_ps(value) }
         }
         #[inline(always)]
         unsafe fn load_over(self, source: *const f32, mask: __mmask16) -> Self {
-            Self(unsafe { _mm512_mask_loadu_ps(self.0, mask, source) })
-        }
-        #[inline(always)]
-        unsafe fn store(self, target: *mut f32) {
-            unsafe { _mm512_storeu_ps(target, self.0) };
+            unsafe { _mm512_mask_loadu_ps(self, mask, source) }
         }
         #[inline(always)]
         unsafe fn store_some(self, first: usize, count: usize, target: *mut f32) {
             let mask = (((1u32 << count) - 1) << first) as __mmask16;
-            unsafe { _mm512_mask_storeu_ps(target.wrapping_sub(first), mask, self.0) };
+            unsafe { _mm512_mask_storeu_ps(target.wrapping_sub(first), mask, self) };
         }
         #[inline(always)]
         unsafe fn choose(a: Self, b: Self, indices: Self) -> Self {
-            Self(unsafe { _mm512_permutex2var_ps(a.0, indices.indices(), b.0) })
-        }
-        #[inline(always)]
-        unsafe fn add(self, other: Self) -> Self {
-            Self(unsafe { _mm512_add_ps(self.0, other.0) })
+            unsafe { _mm512_permutex2var_ps(a, as_indices(indices), b) }
         }
         #[inline(always)]
         unsafe fn multiply(self, by: Self) -> Self {
-            Self(unsafe { _mm512_mul_ps(self.0, by.0) })
+            unsafe { _mm512_mul_ps(self, by) }
         }
         #[inline(always)]
         unsafe fn divide(self, by: Self) -> Self {
-            Self(unsafe { _mm512_div_ps(self.0, by.0) })
+            unsafe { _mm512_div_ps(self, by) }
         }
         #[inline(always)]
         unsafe fn max(self, other: Self) -> Self {
-            Self(unsafe { _mm512_max_ps(self.0, other.0) })
+            unsafe { _mm512_max_ps(self, other) }
         }
         #[inline(always)]
         unsafe fn add_indices(self, other: Self) -> Self {
-            Self(unsafe { _mm512_castsi512_ps(_mm512_add_epi32(self.indices(), other.indices())) })
+            unsafe { _mm512_castsi512_ps(_mm512_add_epi32(as_indices(self), as_indices(other))) }
         }
         #[inline(always)]
         unsafe fn mask(bits: u32) -> __mmask16 {
@@ -272,52 +219,39 @@ mod x86 {
         }
         #[inline(always)]
         unsafe fn is_greater(self, other: Self) -> __mmask16 {
-            unsafe { _mm512_cmp_ps_mask::<_CMP_GT_OQ>(self.0, other.0) }
+            unsafe { _mm512_cmp_ps_mask::<_CMP_GT_OQ>(self, other) }
         }
         #[inline(always)]
         unsafe fn is_greater_or_nan(self, other: Self) -> __mmask16 {
-            unsafe { _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(self.0, other.0) }
+            unsafe { _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(self, other) }
         }
         #[inline(always)]
         unsafe fn is_nan(self, other: Self) -> __mmask16 {
-            unsafe { _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, other.0) }
+            unsafe { _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self, other) }
         }
         #[inline(always)]
         unsafe fn is_number(self, other: Self) -> __mmask16 {
-            unsafe { _mm512_cmp_ps_mask::<_CMP_ORD_Q>(self.0, other.0) }
+            unsafe { _mm512_cmp_ps_mask::<_CMP_ORD_Q>(self, other) }
         }
         #[inline(always)]
         unsafe fn select(self, mask: __mmask16, other: Self) -> Self {
-            Self(unsafe { _mm512_mask_blend_ps(mask, other.0, self.0) })
+            unsafe { _mm512_mask_blend_ps(mask, other, self) }
         }
     }
 
-    /// AVX2.
-    #[derive(Clone, Copy)]
-    pub(in super::super) struct Avx2(__m256);
-
     // SAFETY (of all blocks below): as above.
     #[allow(clippy::undocumented_unsafe_blocks)]
-    impl Register for Avx2 {
-        const LANES: usize = 8;
+    impl Register for __m256 {
         type Mask = __m256;
 
         #[inline(always)]
         unsafe fn splat(value: f32) -> Self {
-            Self(unsafe { _mm256_set1_ps(value) })
-        }
-        #[inline(always)]
-        unsafe fn load(source: *const f32) -> Self {
-            Self(unsafe { _mm256_loadu_ps(source) })
+            unsafe { _mm256_set1_ps(value) }
         }
         #[inline(always)]
         unsafe fn load_over(self, source: *const f32, mask: __m256) -> Self {
-            let found = Self(unsafe { _mm256_maskload_ps(source, _mm256_castps_si256(mask)) });
+            let found = unsafe { _mm256_maskload_ps(source, _mm256_castps_si256(mask)) };
             unsafe { found.select(mask, self) }
-        }
-        #[inline(always)]
-        unsafe fn store(self, target: *mut f32) {
-            unsafe { _mm256_storeu_ps(target, self.0) };
         }
         #[inline(always)]
         unsafe fn store_some(self, first: usize, count: usize, target: *mut f32) {
@@ -330,7 +264,7 @@ mod x86 {
                     _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
                     _mm256_set1_epi32(first as i32),
                 );
-                let values = _mm256_permutevar8x32_ps(self.0, lanes);
+                let values = _mm256_permutevar8x32_ps(self, lanes);
                 let (mut rest, mut target) = (_mm256_castps256_ps128(values), target);
                 if count & 4 != 0 {
                     _mm_storeu_ps(target, rest);
@@ -350,39 +284,28 @@ mod x86 {
         #[inline(always)]
         unsafe fn choose(a: Self, b: Self, indices: Self) -> Self {
             unsafe {
-                let lanes = _mm256_castps_si256(indices.0);
-                let (a, b) = (
-                    _mm256_permutevar8x32_ps(a.0, lanes),
-                    _mm256_permutevar8x32_ps(b.0, lanes),
-                );
+                let lanes = _mm256_castps_si256(indices);
+                let (a, b) = (_mm256_permutevar8x32_ps(a, lanes), _mm256_permutevar8x32_ps(b, lanes));
                 // Bit 3 of an index says whether it is of b, and a selection looks at bit 31.
-                Self(_mm256_blendv_ps(
-                    a,
-                    b,
-                    _mm256_castsi256_ps(_mm256_slli_epi32::<28>(lanes)),
-                ))
+                _mm256_blendv_ps(a, b, _mm256_castsi256_ps(_mm256_slli_epi32::<28>(lanes)))
             }
         }
         #[inline(always)]
-        unsafe fn add(self, other: Self) -> Self {
-            Self(unsafe { _mm256_add_ps(self.0, other.0) })
-        }
-        #[inline(always)]
         unsafe fn multiply(self, by: Self) -> Self {
-            Self(unsafe { _mm256_mul_ps(self.0, by.0) })
+            unsafe { _mm256_mul_ps(self, by) }
         }
         #[inline(always)]
         unsafe fn divide(self, by: Self) -> Self {
-            Self(unsafe { _mm256_div_ps(self.0, by.0) })
+            unsafe { _mm256_div_ps(self, by) }
         }
         #[inline(always)]
         unsafe fn max(self, other: Self) -> Self {
-            Self(unsafe { _mm256_max_ps(self.0, other.0) })
+            unsafe { _mm256_max_ps(self, other) }
         }
         #[inline(always)]
         unsafe fn add_indices(self, other: Self) -> Self {
-            let (a, b) = unsafe { (_mm256_castps_si256(self.0), _mm256_castps_si256(other.0)) };
-            Self(unsafe { _mm256_castsi256_ps(_mm256_add_epi32(a, b)) })
+            let (a, b) = unsafe { (_mm256_castps_si256(self), _mm256_castps_si256(other)) };
+            unsafe { _mm256_castsi256_ps(_mm256_add_epi32(a, b)) }
         }
         #[inline(always)]
         unsafe fn mask(bits: u32) -> __m256 {
@@ -406,23 +329,23 @@ mod x86 {
         }
         #[inline(always)]
         unsafe fn is_greater(self, other: Self) -> __m256 {
-            unsafe { _mm256_cmp_ps::<_CMP_GT_OQ>(self.0, other.0) }
+            unsafe { _mm256_cmp_ps::<_CMP_GT_OQ>(self, other) }
         }
         #[inline(always)]
         unsafe fn is_greater_or_nan(self, other: Self) -> __m256 {
-            unsafe { _mm256_cmp_ps::<_CMP_NLE_UQ>(self.0, other.0) }
+            unsafe { _mm256_cmp_ps::<_CMP_NLE_UQ>(self, other) }
         }
         #[inline(always)]
         unsafe fn is_nan(self, other: Self) -> __m256 {
-            unsafe { _mm256_cmp_ps::<_CMP_UNORD_Q>(self.0, other.0) }
+            unsafe { _mm256_cmp_ps::<_CMP_UNORD_Q>(self, other) }
         }
         #[inline(always)]
         unsafe fn is_number(self, other: Self) -> __m256 {
-            unsafe { _mm256_cmp_ps::<_CMP_ORD_Q>(self.0, other.0) }
+            unsafe { _mm256_cmp_ps::<_CMP_ORD_Q>(self, other) }
         }
         #[inline(always)]
         unsafe fn select(self, mask: __m256, other: Self) -> Self {
-            Self(unsafe { _mm256_blendv_ps(other.0, self.0, mask) })
+            unsafe { _mm256_blendv_ps(other, self, mask) }
         }
     }
 }

@@ -6,8 +6,9 @@ use rayon::prelude::*;
 
 use crate::kernels::{
     Simd,
-    winograd::{Depth, Diffs, Grid, Inputs, Outputs, POINTS, Scratch, WeightDiffs, Weights, panel_columns},
-    winograd_products::{Products, Sums},
+    winograd::{
+        Depth, Diffs, Grid, Inputs, Outputs, POINTS, Products, Scratch, Sums, WeightDiffs, Weights, panel_columns,
+    },
 };
 
 /// A unit's inputs and products hold about this many floats: what a thread's cache takes.

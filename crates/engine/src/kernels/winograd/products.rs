@@ -1,8 +1,8 @@
 //! The products between Winograd's transforms: one for each point, read and written where the transforms left them.
 
-use super::indexed::IndexedTile;
-use super::winograd::{Depth, POINTS};
-use super::{Kernel, MAX_DEPTH};
+use super::super::indexed::IndexedTile;
+use super::super::{Kernel, MAX_DEPTH};
+use super::{Depth, POINTS};
 
 /// For each point, the tiles' inputs times the weights: `products (tiles, columns) = inputs (tiles, rows) · weights`.
 pub struct Products<'a> {
@@ -14,7 +14,7 @@ pub struct Products<'a> {
     pub output_depth: Depth,
     /// [`Depth::block`] floats.
     pub inputs: &'a [f32],
-    /// All panels of [`Weights`](super::winograd::Weights), one after the other.
+    /// All panels of [`Weights`](super::Weights), one after the other.
     pub panels: &'a [f32],
     /// [`Depth::block`] floats.
     pub products: &'a mut [f32],
