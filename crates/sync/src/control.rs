@@ -337,6 +337,7 @@ impl Peer {
             return Err(News::BadFrame("a frame whose checksum is wrong".to_owned()));
         }
         let payload = &self.inbox[HEADER_LENGTH..end];
+        let mut abort = None;
         match header.kind {
             Kind::Announcement => {
                 let call = decode_call(payload).map_err(News::BadFrame)?;
@@ -356,11 +357,10 @@ impl Peer {
                 announced.message.extend_from_slice(&payload[CALL_LENGTH..]);
             }
             Kind::Abort => {
-                let reason = String::from_utf8_lossy(payload).into_owned();
-                return Err(News::Abort {
+                abort = Some(News::Abort {
                     from_call: header.call,
                     blamed: header.index as usize,
-                    reason,
+                    reason: String::from_utf8_lossy(payload).into_owned(),
                 });
             }
             Kind::Leave => self.gone = Some(String::from_utf8_lossy(payload).into_owned()),
@@ -368,7 +368,7 @@ impl Peer {
         }
         self.inbox.copy_within(end..self.received, 0);
         self.received -= end;
-        Ok(true)
+        abort.map_or(Ok(true), Err)
     }
 }
 

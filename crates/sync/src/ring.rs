@@ -13,8 +13,8 @@ pub(crate) struct Ring {
     next: TcpStream,
     previous: TcpStream,
     compression: Compression,
-    /// The header of the frame that is being sent, and how much of that frame is out; 0 before it is begun.
-    sending: [u8; HEADER_LENGTH],
+    /// The header of the frame that is being sent, if one is, and how much of that frame is out.
+    sending: Option<[u8; HEADER_LENGTH]>,
     sent_bytes: usize,
     /// The header of the frame that is being received, and how much of that frame is here.
     receiving: [u8; HEADER_LENGTH],
@@ -172,7 +172,7 @@ impl Ring {
             next,
             previous,
             compression,
-            sending: [0; HEADER_LENGTH],
+            sending: None,
             sent_bytes: 0,
             receiving: [0; HEADER_LENGTH],
             received_bytes: 0,
@@ -202,27 +202,30 @@ impl Ring {
         }
         let part = transfer.plan.sent(transfer.sent);
         let compresses = self.compresses(&transfer.plan);
-        if self.sent_bytes == 0 {
-            let exponent = if compresses {
-                self.compress(transfer, part.clone())
-            } else {
-                0
-            };
-            let payload = payload(compresses, &self.compressed_out, &transfer.values[part.clone()]);
-            let header = Header {
-                kind: Kind::Piece,
-                call: transfer.call,
-                index: transfer.sent as u32,
-                length: payload.len() as u32,
-                exponent,
-            };
-            self.sending = header.encode(&[payload]);
-        }
+        let header = match self.sending {
+            Some(header) => header,
+            None => {
+                let exponent = if compresses {
+                    self.compress(transfer, part.clone())
+                } else {
+                    0
+                };
+                let payload = payload(compresses, &self.compressed_out, &transfer.values[part.clone()]);
+                let header = Header {
+                    kind: Kind::Piece,
+                    call: transfer.call,
+                    index: transfer.sent as u32,
+                    length: payload.len() as u32,
+                    exponent,
+                };
+                *self.sending.insert(header.encode(&[payload]))
+            }
+        };
         let payload = payload(compresses, &self.compressed_out, &transfer.values[part]);
         let written = match self.sent_bytes.checked_sub(HEADER_LENGTH) {
             None => self
                 .next
-                .write_vectored(&[IoSlice::new(&self.sending[self.sent_bytes..]), IoSlice::new(payload)]),
+                .write_vectored(&[IoSlice::new(&header[self.sent_bytes..]), IoSlice::new(payload)]),
             Some(sent) => self.next.write(&payload[sent..]),
         };
         match written {
@@ -232,6 +235,7 @@ impl Ring {
             Err(error) => return Err(Trouble::NextBroke(error)),
         }
         if self.sent_bytes == HEADER_LENGTH + payload.len() {
+            self.sending = None;
             self.sent_bytes = 0;
             transfer.sent += 1;
         }

@@ -82,6 +82,8 @@ pub struct Tcp {
     control: Control,
     /// `None` if there is only one worker.
     ring: Option<Ring>,
+    /// Empty: memory for the connections that are waited for.
+    wanted: Vec<PollFd<'static>>,
 }
 
 impl Tcp {
@@ -100,6 +102,7 @@ impl Tcp {
             calls_made: 0,
             control: Control::new(rank, control),
             ring: ring.map(|(next, previous)| Ring::new(next, previous, options.compression)),
+            wanted: Vec::with_capacity(world + 1),
         }
     }
 
@@ -175,7 +178,8 @@ impl Tcp {
                     timeout: self.timeout,
                 });
             }
-            let mut wanted = self.control.wanted().collect::<Vec<_>>();
+            let mut wanted = emptied(std::mem::take(&mut self.wanted));
+            wanted.extend(self.control.wanted());
             if let Some(transfer) = &transfer {
                 if transfer.may_send() {
                     wanted.push(PollFd::new(ring.next(), PollFlags::OUT));
@@ -185,6 +189,7 @@ impl Tcp {
                 }
             }
             wait(&mut wanted, left);
+            self.wanted = emptied(wanted);
         }
     }
 
@@ -240,6 +245,12 @@ impl Tcp {
             wait(&mut self.control.wanted().collect::<Vec<_>>(), left);
         }
     }
+}
+
+/// The same memory for connections of another lifetime.
+fn emptied<'a>(mut wanted: Vec<PollFd<'_>>) -> Vec<PollFd<'a>> {
+    wanted.clear();
+    wanted.into_iter().filter_map(|_| None).collect()
 }
 
 /// Sends and receives until nothing is ready; whether anything was.

@@ -52,9 +52,16 @@ fn workers_meet_over_ipv6_too() {
         println!("skipped: this machine has no ::1");
         return;
     };
-    let listeners = vec![listener, Listener::bind("[::1]:0").unwrap(), Listener::bind("[::]:0").unwrap()];
+    let listeners = vec![
+        listener,
+        Listener::bind("[::1]:0").unwrap(),
+        Listener::bind("[::]:0").unwrap(),
+    ];
     let port = listeners[2].local_addr().port();
-    let mut peers = listeners.iter().map(|listener| listener.local_addr().to_string()).collect::<Vec<_>>();
+    let mut peers = listeners
+        .iter()
+        .map(|listener| listener.local_addr().to_string())
+        .collect::<Vec<_>>();
     peers[2] = format!("[::1]:{port}");
     let transports = try_connect(listeners, &peers, EXACT).into_iter().map(|transport| {
         let mut transport = transport.unwrap();
@@ -88,11 +95,19 @@ fn error_of_f16(world: usize, length: usize, scale: f32, average: bool) -> f32 {
     let runs = [(); 2].map(|()| run(world, options, |mut transport| reduce(&mut transport)));
     for results in &runs {
         for result in results {
-            assert!(bits(result) == bits(&runs[0][0]), "all workers, in every run: {world}, {length}, {scale}");
+            assert!(
+                bits(result) == bits(&runs[0][0]),
+                "all workers, in every run: {world}, {length}, {scale}"
+            );
         }
     }
-    let largest = (0..world).flat_map(inputs).fold(0f32, |largest, value| largest.max(value.abs()));
-    let errors = runs[0][0].iter().zip(&exact).map(|(given, exact)| (given - exact).abs() / largest);
+    let largest = (0..world)
+        .flat_map(inputs)
+        .fold(0f32, |largest, value| largest.max(value.abs()));
+    let errors = runs[0][0]
+        .iter()
+        .zip(&exact)
+        .map(|(given, exact)| (given - exact).abs() / largest);
     errors.fold(0.0, f32::max)
 }
 
@@ -104,7 +119,10 @@ fn f16_gives_the_same_bits_on_all_workers_within_its_error() {
             for scale in [1.0, 1e-20, 1e30] {
                 let error = error_of_f16(world, length, scale, false);
                 let bound = (world * world) as f32 / 2048.0;
-                assert!(error <= bound, "{world} workers, {length} values times {scale}: {error}");
+                assert!(
+                    error <= bound,
+                    "{world} workers, {length} values times {scale}: {error}"
+                );
                 assert!(world == 1 || length < 100 || error > 0.0, "values were compressed");
             }
         }
