@@ -33,7 +33,7 @@ pub enum Compression {
     ///
     /// Each of the world − 1 additions of a sum, and the sum itself, is rounded to 11 significant bits: the error is at
     /// most world · 2⁻¹¹ of the largest partial sum. Values below about 2⁻²⁹ of the largest that goes with them lose
-    /// bits, and below 2⁻⁴⁰ become 0.
+    /// bits, and below about 2⁻⁴⁰ become 0.
     F16,
 }
 
