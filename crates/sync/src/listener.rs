@@ -22,7 +22,7 @@ const TICK: Duration = Duration::from_millis(50);
 
 /// What may be on its way between two workers on one machine, in bytes. Left to itself Linux takes megabytes, which
 /// have left the cache before they are read. Between machines that is right, and stays.
-const SEND_BUFFER_LENGTH: usize = 200 * 1024;
+const SEND_BUFFER_LENGTH: usize = 512 * 1024;
 
 /// A worker that others can already connect to, but that does not yet know their addresses.
 ///

@@ -250,7 +250,7 @@ impl Tcp {
 /// The same memory for connections of another lifetime.
 fn emptied<'a>(mut wanted: Vec<PollFd<'_>>) -> Vec<PollFd<'a>> {
     wanted.clear();
-    wanted.into_iter().filter_map(|_| None).collect()
+    wanted.into_iter().map_while(|_| None).collect()
 }
 
 /// Sends and receives until nothing is ready; whether anything was.

@@ -173,7 +173,8 @@ fn second_of_four_leaves(leave: impl Fn(Tcp) + Sync) -> Vec<(SyncError, SyncErro
 
 #[test]
 fn whoever_leaves_gives_its_reason_to_all_others() {
-    let leave_and_reason: [(fn(Tcp), &str); 3] = [
+    type Leave = fn(Tcp);
+    let leave_and_reason: [(Leave, &str); 3] = [
         (drop, "it ended while others still needed it; its own log says why"),
         (
             |_transport| panic!("on purpose"),
