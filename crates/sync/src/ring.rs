@@ -43,8 +43,8 @@ pub(crate) enum Task {
 /// number of pieces, and frame `step · pieces + piece` of worker r carries that piece of segment (r − step) mod world:
 /// first its own values of segment r; then, in world − 2 steps, what it has received plus its own values; then, in
 /// world − 1 steps, sums that are complete. So whatever is sent was received one step before (but for the first step),
-/// and a frame can go out as soon as the one `pieces` before it has come in. A broadcast is the same with steps of one
-/// frame.
+/// and a frame can go out as soon as the one `pieces` before it has come in. In a broadcast, frame
+/// k is piece k of all values, and everyone but the root passes it on when it has come.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan {
     task: Task,
