@@ -172,7 +172,12 @@ impl Control {
                     } else {
                         (blamed, reason)
                     };
-                    self.fail_silently(from_call, SyncError::PeerGone { rank, reason });
+                    // Passed on, so that nobody hears of this worker's leaving before it hears why.
+                    let gone = SyncError::PeerGone {
+                        rank,
+                        reason: reason.clone(),
+                    };
+                    self.fail(from_call, gone, rank, &reason);
                 }
                 Err(News::BadFrame(what)) => {
                     let error = SyncError::BadFrame {

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 /// How long somebody who has connected may take to say who it is.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How many may be about to say who they are at once. The oldest has to go when there is one more.
+/// How many may be about to say who they are at once. When there is one more, the oldest
+/// that has not said anything that makes sense has to go.
 const MAX_GUESTS: usize = 128;
 
 /// How long a worker goes on trying to reach one whose machine refuses. Workers listen before anybody knows their
@@ -200,12 +201,17 @@ impl Meeting<'_> {
                 });
             }
             // An error here is one of a guest that left before it was let in, or of a machine without free files.
-            while let Ok((stream, address)) = listener.accept() {
+            // Not too many at once, so that whoever has said something is looked at before it would have to go.
+            for _ in 0..MAX_GUESTS / 2 {
+                let Ok((stream, address)) = listener.accept() else {
+                    break;
+                };
                 if stream.set_nonblocking(true).is_err() {
                     continue;
                 }
                 if guests.len() == MAX_GUESTS {
-                    guests.remove(0);
+                    let silent = guests.iter().position(|guest| guest.challenged.is_none());
+                    guests.remove(silent.unwrap_or(0));
                 }
                 guests.push(Guest {
                     stream,

@@ -149,7 +149,7 @@ impl Tcp {
             sent: 0,
             received: 0,
         });
-        let mut agreed = false;
+        let (mut agreed, mut trouble) = (false, None);
         let mut waiting_since = Instant::now();
         loop {
             self.control.turn(number);
@@ -158,13 +158,18 @@ impl Tcp {
                 agreed = true;
                 waiting_since = Instant::now();
             }
-            if let Some(transfer) = &mut transfer {
-                let moved = move_values(ring, transfer, agreed);
-                match moved {
+            if let Some(transfer) = &mut transfer
+                && trouble.is_none()
+            {
+                match move_values(ring, transfer, agreed) {
                     Ok(true) => waiting_since = Instant::now(),
                     Ok(false) => {}
-                    Err(trouble) => return Err(self.explain(number, trouble)),
+                    Err(broke) => trouble = Some(broke),
                 }
+            }
+            // Until all have announced the same call, a worker may be gone because the calls differ.
+            if agreed && let Some(trouble) = trouble {
+                return Err(self.explain(number, trouble));
             }
             if agreed && self.control.is_flushed() && transfer.as_ref().is_none_or(Transfer::is_done) {
                 return Ok(());
@@ -181,7 +186,7 @@ impl Tcp {
             let mut wanted = emptied(std::mem::take(&mut self.wanted));
             wanted.extend(self.control.wanted());
             if let Some(transfer) = &transfer {
-                if transfer.may_send() {
+                if transfer.may_send() && trouble.is_none() {
                     wanted.push(PollFd::new(ring.next(), PollFlags::OUT));
                 }
                 if agreed && transfer.may_receive() {
