@@ -73,6 +73,95 @@ pub enum SyncError {
         world: usize,
     },
 
+    /// An address that cannot be listened on.
+    #[error("cannot listen on `{address}`: {reason}; give an address of this machine, with port 0 for any free port")]
+    Listen {
+        /// The address as it was given.
+        address: String,
+        /// What the system said.
+        reason: String,
+    },
+
+    /// A list of peers that this worker is not in.
+    #[error("there is no worker {rank} in a list of {world} peers; list the addresses of all workers in order of rank")]
+    NoSuchRank {
+        /// The rank that was given.
+        rank: usize,
+        /// The length of the list.
+        world: usize,
+    },
+
+    /// A worker could not be reached, or did not prove that it belongs to this job.
+    #[error("worker {rank} cannot connect to worker {peer_rank} at {address}: {reason}")]
+    Connect {
+        /// The worker that tried.
+        rank: usize,
+        /// The one that it tried to reach.
+        peer_rank: usize,
+        /// Where.
+        address: String,
+        /// What went wrong, and the way out.
+        reason: String,
+    },
+
+    /// Workers did not connect to this one in time.
+    #[error(
+        "worker {rank} waited {timeout:?} for {} to connect and gave up{turned_away}; \
+         look at what happened there, and whether that machine may reach this one",
+        name_workers(waited_for)
+    )]
+    NotConnected {
+        /// The worker that waited.
+        rank: usize,
+        /// The workers that did not come, in order of rank.
+        waited_for: Vec<usize>,
+        /// How long it waited.
+        timeout: Duration,
+        /// Who connected and was turned away, with the reason: empty, or a clause that begins with a comma.
+        turned_away: String,
+    },
+
+    /// Another worker sent what no worker of this job sends at this point.
+    #[error(
+        "worker {peer_rank} sent worker {rank} {what}; \
+         run the same version of sparknet everywhere, and if you do, suspect the network between the two"
+    )]
+    BadFrame {
+        /// The worker that received it.
+        rank: usize,
+        /// The worker that sent it.
+        peer_rank: usize,
+        /// What is wrong with it, e.g. "a frame whose checksum is wrong".
+        what: String,
+    },
+
+    /// A message for an all-gather that is not small.
+    #[error("a message of {length} bytes is too long for an all-gather, which takes {limit}; send less, or as values")]
+    MessageTooLong {
+        /// The length of the message.
+        length: usize,
+        /// The most that is allowed.
+        limit: usize,
+    },
+
+    /// Something that is no token of a job. It is not repeated here, because a token is a secret.
+    #[error("the job's token has to be 64 hexadecimal digits; pass on what the driver made")]
+    BadToken,
+
+    /// The system gave no random numbers.
+    #[error("the system gives no random numbers to prove a worker's identity with: {reason}")]
+    NoRandomness {
+        /// What the system said.
+        reason: String,
+    },
+
+    /// A compression that does not exist.
+    #[error("compression `{given}` is unknown; choose none or f16")]
+    UnknownCompression {
+        /// What was given.
+        given: String,
+    },
+
     /// A tau of 0.
     #[error("tau is 0 but workers train at least 1 iteration before they agree; set tau to 1 or more")]
     ZeroTau,

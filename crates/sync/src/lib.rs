@@ -9,6 +9,14 @@
 //! | [`Average`] | weights, and momentum if asked | every τ iterations | SparkNet, Deeplearning4j |
 //! | [`AllReduce`] | gradients | every iteration | CaffeOnSpark, synchronous SGD |
 //!
+//! | transport | between | for |
+//! |---|---|---|
+//! | [`InProcess`] | threads of one process | one machine |
+//! | [`Tcp`] | processes, which a [`Listener`] connects and a [`JobToken`] admits | several machines |
+//!
+//! Both sum in the same order, so the same shards end with the same bits on either. [`Compression`] trades that, and
+//! some precision, for half the bytes on the network.
+//!
 //! ```
 //! use sparknet_sync::{Average, HistoryPolicy, Replica, Round, SyncStrategy, in_process};
 //! use std::time::Duration;
@@ -38,15 +46,25 @@
 mod allreduce;
 mod average;
 mod call;
+mod control;
 mod error;
+mod frame;
+mod half_precision;
+mod handshake;
 mod in_process;
+mod listener;
 mod rendezvous;
+mod ring;
 mod strategy;
+mod tcp;
 mod transport;
 
 pub use allreduce::AllReduce;
 pub use average::{Average, HistoryPolicy, round_is_due};
 pub use error::SyncError;
+pub use handshake::JobToken;
 pub use in_process::{InProcess, in_process};
+pub use listener::Listener;
 pub use strategy::{Replica, Round, SyncStrategy};
+pub use tcp::{Compression, Tcp, TcpOptions};
 pub use transport::{Transport, segment};
