@@ -71,14 +71,14 @@ impl Portable {
     }
 
     #[inline(always)]
-    fn lanes(condition: impl Fn(usize) -> bool) -> u8 {
-        (0..8).fold(0, |mask, lane| mask | u8::from(condition(lane)) << lane)
+    fn lanes(condition: impl Fn(usize) -> bool) -> [u32; 8] {
+        std::array::from_fn(|lane| if condition(lane) { u32::MAX } else { 0 })
     }
 }
 
 impl Register for Portable {
     const LANES: usize = 8;
-    type Mask = u8;
+    type Mask = [u32; 8];
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
@@ -90,8 +90,12 @@ impl Register for Portable {
         Self(unsafe { source.cast::<[f32; 8]>().read_unaligned() })
     }
     #[inline(always)]
-    unsafe fn load_over(self, source: *const f32, mask: u8) -> Self {
-        Self::of(|lane| match mask >> lane & 1 {
+    unsafe fn load_over(self, source: *const f32, mask: [u32; 8]) -> Self {
+        if mask == [u32::MAX; 8] {
+            // SAFETY: the caller's promise.
+            return unsafe { Self::load(source) };
+        }
+        Self::of(|lane| match mask[lane] {
             0 => self.0[lane],
             // SAFETY: the caller's promise.
             _ => unsafe { source.wrapping_add(lane).read() },
@@ -110,10 +114,8 @@ impl Register for Portable {
     }
     #[inline(always)]
     unsafe fn choose(a: Self, b: Self, indices: Self) -> Self {
-        Self::of(|lane| match indices.0[lane].to_bits() as usize {
-            index @ 0..8 => a.0[index],
-            index => b.0[index % 8],
-        })
+        let both = [a.0, b.0];
+        Self::of(|lane| both.as_flattened()[indices.0[lane].to_bits() as usize % 16])
     }
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
@@ -142,43 +144,41 @@ impl Register for Portable {
         Self::of(|lane| f32::from_bits(self.0[lane].to_bits().wrapping_add(other.0[lane].to_bits())))
     }
     #[inline(always)]
-    unsafe fn mask(bits: u32) -> u8 {
-        bits as u8
+    unsafe fn mask(bits: u32) -> [u32; 8] {
+        Self::lanes(|lane| bits >> lane & 1 != 0)
     }
     #[inline(always)]
-    unsafe fn or(a: u8, b: u8) -> u8 {
-        a | b
+    unsafe fn or(a: [u32; 8], b: [u32; 8]) -> [u32; 8] {
+        std::array::from_fn(|lane| a[lane] | b[lane])
     }
     #[inline(always)]
-    unsafe fn and(a: u8, b: u8) -> u8 {
-        a & b
+    unsafe fn and(a: [u32; 8], b: [u32; 8]) -> [u32; 8] {
+        std::array::from_fn(|lane| a[lane] & b[lane])
     }
     #[inline(always)]
-    unsafe fn any(mask: u8) -> bool {
-        mask != 0
+    unsafe fn any(mask: [u32; 8]) -> bool {
+        mask != [0; 8]
     }
     #[inline(always)]
-    unsafe fn is_greater(self, other: Self) -> u8 {
+    unsafe fn is_greater(self, other: Self) -> [u32; 8] {
         Self::lanes(|lane| self.0[lane] > other.0[lane])
     }
     #[inline(always)]
-    unsafe fn is_greater_or_nan(self, other: Self) -> u8 {
+    unsafe fn is_greater_or_nan(self, other: Self) -> [u32; 8] {
         Self::lanes(|lane| (self.0[lane] > other.0[lane]) | self.0[lane].is_nan() | other.0[lane].is_nan())
     }
     #[inline(always)]
-    unsafe fn is_nan(self, other: Self) -> u8 {
+    unsafe fn is_nan(self, other: Self) -> [u32; 8] {
         Self::lanes(|lane| self.0[lane].is_nan() | other.0[lane].is_nan())
     }
     #[inline(always)]
-    unsafe fn is_number(self, other: Self) -> u8 {
+    unsafe fn is_number(self, other: Self) -> [u32; 8] {
         Self::lanes(|lane| !(self.0[lane].is_nan() | other.0[lane].is_nan()))
     }
     #[inline(always)]
-    unsafe fn select(self, mask: u8, other: Self) -> Self {
-        Self::of(|lane| match mask >> lane & 1 {
-            0 => other.0[lane],
-            _ => self.0[lane],
-        })
+    unsafe fn select(self, mask: [u32; 8], other: Self) -> Self {
+        let (a, b) = (self.0.map(f32::to_bits), other.0.map(f32::to_bits));
+        Self::of(|lane| f32::from_bits(a[lane] & mask[lane] | b[lane] & !mask[lane]))
     }
 }
 
