@@ -54,25 +54,31 @@ pub(super) trait Register: Vector {
     unsafe fn select(self, mask: Self::Mask, other: Self) -> Self;
 }
 
-/// The lanes for which a condition holds, as bits.
+/// The lanes for which a condition holds, all of their bits set.
 #[inline(always)]
-fn bits_where(condition: impl Fn(usize) -> bool) -> u8 {
-    (0..8).fold(0, |mask, lane| mask | u8::from(condition(lane)) << lane)
+fn lanes_where(condition: impl Fn(usize) -> bool) -> [u32; 8] {
+    std::array::from_fn(|lane| if condition(lane) { u32::MAX } else { 0 })
 }
 
 impl Register for [f32; 8] {
-    type Mask = u8;
+    type Mask = [u32; 8];
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
         [value; 8]
     }
     #[inline(always)]
-    unsafe fn load_over(self, source: *const f32, mask: u8) -> Self {
-        std::array::from_fn(|lane| match mask >> lane & 1 {
-            0 => self[lane],
+    unsafe fn load_over(self, source: *const f32, mask: [u32; 8]) -> Self {
+        if mask == [u32::MAX; 8] {
             // SAFETY: the caller's promise.
-            _ => unsafe { source.wrapping_add(lane).read() },
+            return unsafe { Self::load(source) };
+        }
+        std::array::from_fn(|lane| {
+            // Chosen without a branch, which would be mispredicted.
+            let (there, here) = (source.wrapping_add(lane), &raw const self[lane]);
+            let place = std::hint::select_unpredictable(mask[lane] != 0, there, here);
+            // SAFETY: the caller's promise, or a lane of ours.
+            unsafe { place.read() }
         })
     }
     #[inline(always)]
@@ -83,10 +89,8 @@ impl Register for [f32; 8] {
     }
     #[inline(always)]
     unsafe fn choose(a: Self, b: Self, indices: Self) -> Self {
-        std::array::from_fn(|lane| match indices[lane].to_bits() as usize {
-            index @ 0..8 => a[index],
-            index => b[index % 8],
-        })
+        let both = [a, b];
+        std::array::from_fn(|lane| both.as_flattened()[indices[lane].to_bits() as usize % 16])
     }
     #[inline(always)]
     unsafe fn multiply(self, by: Self) -> Self {
@@ -111,43 +115,41 @@ impl Register for [f32; 8] {
         std::array::from_fn(|lane| f32::from_bits(self[lane].to_bits().wrapping_add(other[lane].to_bits())))
     }
     #[inline(always)]
-    unsafe fn mask(bits: u32) -> u8 {
-        bits as u8
+    unsafe fn mask(bits: u32) -> [u32; 8] {
+        lanes_where(|lane| bits >> lane & 1 != 0)
     }
     #[inline(always)]
-    unsafe fn or(a: u8, b: u8) -> u8 {
-        a | b
+    unsafe fn or(a: [u32; 8], b: [u32; 8]) -> [u32; 8] {
+        std::array::from_fn(|lane| a[lane] | b[lane])
     }
     #[inline(always)]
-    unsafe fn and(a: u8, b: u8) -> u8 {
-        a & b
+    unsafe fn and(a: [u32; 8], b: [u32; 8]) -> [u32; 8] {
+        std::array::from_fn(|lane| a[lane] & b[lane])
     }
     #[inline(always)]
-    unsafe fn any(mask: u8) -> bool {
-        mask != 0
+    unsafe fn any(mask: [u32; 8]) -> bool {
+        mask != [0; 8]
     }
     #[inline(always)]
-    unsafe fn is_greater(self, other: Self) -> u8 {
-        bits_where(|lane| self[lane] > other[lane])
+    unsafe fn is_greater(self, other: Self) -> [u32; 8] {
+        lanes_where(|lane| self[lane] > other[lane])
     }
     #[inline(always)]
-    unsafe fn is_greater_or_nan(self, other: Self) -> u8 {
-        bits_where(|lane| (self[lane] > other[lane]) | self[lane].is_nan() | other[lane].is_nan())
+    unsafe fn is_greater_or_nan(self, other: Self) -> [u32; 8] {
+        lanes_where(|lane| (self[lane] > other[lane]) | self[lane].is_nan() | other[lane].is_nan())
     }
     #[inline(always)]
-    unsafe fn is_nan(self, other: Self) -> u8 {
-        bits_where(|lane| self[lane].is_nan() | other[lane].is_nan())
+    unsafe fn is_nan(self, other: Self) -> [u32; 8] {
+        lanes_where(|lane| self[lane].is_nan() | other[lane].is_nan())
     }
     #[inline(always)]
-    unsafe fn is_number(self, other: Self) -> u8 {
-        bits_where(|lane| !(self[lane].is_nan() | other[lane].is_nan()))
+    unsafe fn is_number(self, other: Self) -> [u32; 8] {
+        lanes_where(|lane| !(self[lane].is_nan() | other[lane].is_nan()))
     }
     #[inline(always)]
-    unsafe fn select(self, mask: u8, other: Self) -> Self {
-        std::array::from_fn(|lane| match mask >> lane & 1 {
-            0 => other[lane],
-            _ => self[lane],
-        })
+    unsafe fn select(self, mask: [u32; 8], other: Self) -> Self {
+        let (a, b) = (self.map(f32::to_bits), other.map(f32::to_bits));
+        std::array::from_fn(|lane| f32::from_bits(a[lane] & mask[lane] | b[lane] & !mask[lane]))
     }
 }
 

@@ -26,6 +26,9 @@ use crate::{
 /// Across channels, so many positions are worked on at once, in all channels: what is needed of them stays in the cache.
 const BLOCK: usize = 128;
 
+/// Images of no more values are worked on whole: their channels need not be worked on one by one, each with a rest.
+const MAX_WHOLE_IMAGE: usize = 128 << 10;
+
 /// Within a channel, about so many values are.
 const PLANES_COUNT: usize = 8192;
 
@@ -102,7 +105,7 @@ impl Lrn {
         let buffer_count = if self.within_channel {
             at_once.min(self.images * image)
         } else {
-            self.channels * BLOCK.min(self.plane)
+            self.channels * self.block()
         };
         self.buffers.resize_with(threads, Buffers::default);
         for buffers in &mut self.buffers {
@@ -112,12 +115,21 @@ impl Lrn {
         (at_once, self.images.div_ceil(threads).max(1) * image)
     }
 
+    /// How many positions are worked on at once across channels.
+    fn block(&self) -> usize {
+        if self.channels * self.plane <= MAX_WHOLE_IMAGE {
+            self.plane
+        } else {
+            BLOCK.min(self.plane)
+        }
+    }
+
     /// The blocks of positions of `images`, as the offset of the first channel's and their number.
     fn blocks(&self, images: &[f32]) -> impl Iterator<Item = (usize, usize)> + use<> {
-        let (image, plane) = (self.channels * self.plane, self.plane);
-        let starts = move |image| (0..plane).step_by(BLOCK).map(move |start| (image, start));
+        let (image, plane, block) = (self.channels * self.plane, self.plane, self.block());
+        let starts = move |image| (0..plane).step_by(block).map(move |start| (image, start));
         let starts = (0..images.len()).step_by(image).flat_map(starts);
-        starts.map(move |(image, start)| (image + start, BLOCK.min(plane - start)))
+        starts.map(move |(image, start)| (image + start, block.min(plane - start)))
     }
 }
 
@@ -159,7 +171,7 @@ impl Layer for Lrn {
                         }
                     } else {
                         for (start, count) in self.blocks(x) {
-                            self.forward_block(&mut buffers.scale[..count], start, x, y);
+                            self.forward_block(buffers, [start, count], x, y);
                         }
                     }
                 },
@@ -231,38 +243,57 @@ impl Lrn {
         index.saturating_sub(self.reach)..(index + self.reach + 1).min(self.channels)
     }
 
-    /// `sums` has room for the block in one channel.
+    /// How many runs of neighbouring values a block consists of, and their length: one run if it is a whole image.
+    fn lines(&self, count: usize) -> (usize, usize) {
+        if count == self.plane {
+            (1, self.channels * count)
+        } else {
+            (self.channels, count)
+        }
+    }
+
     #[inline(always)]
-    fn forward_block(&self, sums: &mut [f32], start: usize, x: &[f32], y: &mut [f32]) {
-        let (plane, count) = (self.plane, sums.len());
+    fn forward_block(&self, buffers: &mut Buffers, [start, count]: [usize; 2], x: &[f32], y: &mut [f32]) {
+        let (plane, scale) = (self.plane, &mut buffers.scale);
         for channel in 0..self.channels {
             let x_of = |channel: usize| &x[start + channel * plane..][..count];
+            let sums = &mut scale[channel * count..][..count];
             add_up(self.around(channel).map(x_of), |x| x * x, sums);
-            self.formula
-                .normalize(sums, x_of(channel), &mut y[start + channel * plane..][..count]);
+        }
+        let (lines, length) = self.lines(count);
+        for line in 0..lines {
+            let values = start + line * plane..start + line * plane + length;
+            let sums = &scale[line * count..][..length];
+            self.formula.normalize(sums, &x[values.clone()], &mut y[values]);
         }
     }
 
     #[inline(always)]
     fn backward_block(&self, buffers: &mut Buffers, [start, count]: [usize; 2], [x, dy]: [&[f32]; 2], dx: &mut [f32]) {
         let (plane, Buffers { scale, terms, .. }) = (self.plane, buffers);
-        let of = |channel: usize| start + channel * plane..start + channel * plane + count;
-        let in_buffers = |channel: usize| channel * count..(channel + 1) * count;
         for channel in 0..self.channels {
-            let (scale, terms) = (&mut scale[in_buffers(channel)], &mut terms[in_buffers(channel)]);
-            add_up(self.around(channel).map(|channel| &x[of(channel)]), |x| x * x, scale);
+            let x_of = |channel: usize| &x[start + channel * plane..][..count];
+            let sums = &mut scale[channel * count..][..count];
+            add_up(self.around(channel).map(x_of), |x| x * x, sums);
+        }
+        let (lines, length) = self.lines(count);
+        for line in 0..lines {
+            let values = start + line * plane..start + line * plane + length;
+            let buffer = line * count..line * count + length;
+            let (sums, terms) = (&mut scale[buffer.clone()], &mut terms[buffer]);
             self.formula
-                .gradient_terms([&x[of(channel)], &dy[of(channel)]], scale, terms);
+                .gradient_terms([&x[values.clone()], &dy[values]], sums, terms);
         }
         for channel in 0..self.channels {
-            let dx = &mut dx[of(channel)];
-            add_up(
-                self.around(channel).map(|channel| &terms[in_buffers(channel)]),
-                |term| term,
-                dx,
-            );
-            let powers = &scale[in_buffers(channel)];
-            self.formula.gradient([&x[of(channel)], &dy[of(channel)]], powers, dx);
+            let terms_of = |channel: usize| &terms[channel * count..][..count];
+            let dx = &mut dx[start + channel * plane..][..count];
+            add_up(self.around(channel).map(terms_of), |term| term, dx);
+        }
+        for line in 0..lines {
+            let values = start + line * plane..start + line * plane + length;
+            let powers = &scale[line * count..][..length];
+            self.formula
+                .gradient([&x[values.clone()], &dy[values.clone()]], powers, &mut dx[values]);
         }
     }
 }
