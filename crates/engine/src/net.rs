@@ -78,8 +78,8 @@ struct NetLayer {
 pub(crate) struct Blob {
     /// Its name; a later blob of the same name lies over it, in place.
     name: String,
-    shape: Shape,
-    data: usize,
+    pub(crate) shape: Shape,
+    pub(crate) data: usize,
     pub(crate) diff: usize,
     pub(crate) readers: usize,
     producer: usize,
@@ -237,17 +237,17 @@ impl Net {
 
     /// A blob's values, to fill it; for a data layer's blob those that the layer gives, whoever works on it in place.
     pub fn blob_data_mut(&mut self, name: &str) -> Result<&mut [f32], Error> {
-        let buffer = self.writable_buffer(name)?;
+        let buffer = self.writable_blob(name)?.data;
         Ok(&mut self.data[buffer])
     }
 
-    pub(crate) fn writable_buffer(&self, name: &str) -> Result<usize, Error> {
+    pub(crate) fn writable_blob(&self, name: &str) -> Result<&Blob, Error> {
         let first = self.first_blob(name)?;
-        Ok(if is_fed(&self.spec.layers[first.producer]) {
-            first.data
+        if is_fed(&self.spec.layers[first.producer]) {
+            Ok(first)
         } else {
-            self.blob(name)?.data
-        })
+            self.blob(name)
+        }
     }
 
     /// A blob's gradient after [`Net::backward`]; where layers work in place, that of the first writer's values, as in
