@@ -49,8 +49,8 @@ test: deps ## run all tests (one of them trains on Fashion-MNIST)
 	@scripts/deps.sh dataset
 	cargo test --locked
 
-test-python: python .venv/dev ## build and install the Python package and run its tests
-	.venv/bin/python -m pytest python/tests
+test-python: build python .venv/dev ## build and install the Python package and run its tests
+	SPARKNET=$(abspath $(SPARKNET)) .venv/bin/python -m pytest python/tests
 
 bench: build ## time training steps beside PyTorch's for an hour into bench/results/ (BENCH=--quick: minutes)
 	@test -x bench/.venv/bin/python || python3 -m venv bench/.venv
