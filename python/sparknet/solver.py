@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sparknet import _native
+from sparknet.errors import InputError
 from sparknet.net import Net
 
 
@@ -65,6 +66,8 @@ class Solver:
 
     def step(self, iterations: int) -> None:
         """Runs so many iterations, also beyond ``max_iter``."""
+        if iterations < 0:
+            raise InputError(f"{iterations} iterations cannot be run: give 0 or more")
         self._native.step(iterations, self._on_event)
 
     def solve(self, resume_file: str | os.PathLike[str] | None = None) -> None:

@@ -16,7 +16,7 @@ mod threads;
 /// How many threads nets and solvers compute on from now on; None for one a core.
 #[pyfunction]
 #[pyo3(signature = (threads))]
-fn set_num_threads(threads: Option<usize>) -> PyResult<()> {
+fn set_num_threads(threads: Option<i64>) -> PyResult<()> {
     Ok(threads::set_num_threads(threads)?)
 }
 

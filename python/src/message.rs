@@ -104,7 +104,12 @@ impl Message {
         let mut part = DynamicMessage::new(descriptor.clone());
         set(&mut part, name, value)?;
         if let Some(field) = descriptor.get_field_by_name(name) {
-            self.lock().set_field(&field, part.get_field(&field).into_owned());
+            let mut message = self.lock();
+            if part.has_field(&field) {
+                message.set_field(&field, part.get_field(&field).into_owned());
+            } else {
+                message.clear_field(&field);
+            }
         }
         Ok(())
     }
@@ -246,7 +251,12 @@ fn set(message: &mut DynamicMessage, name: &str, value: &Bound<'_, PyAny>) -> Py
     } else {
         to_value(&field, value)?
     };
-    message.set_field(&field, value);
+    // An empty list that is set is another message than one without the field, as prost-reflect compares them.
+    if matches!(&value, Value::List(elements) if elements.is_empty()) {
+        message.clear_field(&field);
+    } else {
+        message.set_field(&field, value);
+    }
     Ok(())
 }
 

@@ -13,6 +13,9 @@ use sparknet_train::run::threads_per_worker;
 
 use crate::error::Failure;
 
+/// More than any machine has cores; so many still start.
+const MAX_THREADS: usize = 1024;
+
 struct Pool {
     process: u32,
     /// As the user asked; `None` for one a core.
@@ -49,12 +52,16 @@ pub fn pool() -> Result<Arc<ThreadPool>, Failure> {
 }
 
 /// How many threads later calls compute on; `None` for one a core.
-pub fn set_num_threads(threads: Option<usize>) -> Result<(), Failure> {
-    if threads == Some(0) {
-        return Err(Failure::Input(
-            "0 threads cannot compute: give at least 1, or None for one a core".to_owned(),
-        ));
-    }
+pub fn set_num_threads(threads: Option<i64>) -> Result<(), Failure> {
+    let refuse = |given: i64| {
+        Failure::Input(format!("{given} threads cannot compute: give 1 to {MAX_THREADS}, or None for one a core"))
+    };
+    let threads = threads
+        .map(|given| match usize::try_from(given) {
+            Ok(count @ 1..=MAX_THREADS) => Ok(count),
+            _ => Err(refuse(given)),
+        })
+        .transpose()?;
     let mut state = POOL.lock().unwrap_or_else(PoisonError::into_inner);
     state.threads = threads;
     let old = state.pool.take();

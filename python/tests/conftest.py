@@ -50,10 +50,21 @@ layer {{ name: "accuracy" type: "Accuracy" bottom: "ip2" bottom: "label" top: "a
 layer {{ name: "loss" type: "SoftmaxWithLoss" bottom: "ip2" bottom: "label" top: "loss" }}
 """
 
-SOLVER = """
-net: "net.prototxt" base_lr: 0.05 lr_policy: "inv" gamma: 0.01 power: 0.75 momentum: 0.9 weight_decay: 0.001
-max_iter: 12 display: 1 snapshot: 6 snapshot_prefix: "{prefix}" test_iter: 5 test_interval: 4 random_seed: 7
-"""
+SOLVER = {
+    "net": '"net.prototxt"',
+    "base_lr": 0.05,
+    "lr_policy": '"inv"',
+    "gamma": 0.01,
+    "power": 0.75,
+    "momentum": 0.9,
+    "weight_decay": 0.001,
+    "max_iter": 12,
+    "display": 1,
+    "snapshot": 6,
+    "test_iter": 5,
+    "test_interval": 4,
+    "random_seed": 7,
+}
 
 
 @pytest.fixture
@@ -64,12 +75,10 @@ def make_solver(tmp_path):
         path = tmp_path / folder
         path.mkdir()
         (path / "net.prototxt").write_text(MLP.format(source=GOLDEN / "data" / "raw_lmdb"))
-        text = SOLVER.format(prefix=path / "snapshot")
-        for name, value in fields.items():
-            lines = text.replace(f" {name}:", f"\n{name}:").split("\n")
-            kept = [line for line in lines if not line.startswith(f"{name}:")]
-            assert len(kept) == len(lines), f"{name} is a new field"
-            text = "\n".join([*kept, f"{name}: {value}"])
+        prefix = {"snapshot_prefix": f'"{path / "snapshot"}"'}
+        # A field that is None is left out.
+        given = {name: value for name, value in (SOLVER | prefix | fields).items() if value is not None}
+        text = "".join(f"{name}: {value}\n" for name, value in given.items())
         (path / "solver.prototxt").write_text(text)
         return path / "solver.prototxt"
 

@@ -24,7 +24,8 @@ def small_net(phase=sparknet.TEST):
 
 
 def assert_close(found, expected, tolerance):
-    assert found.shape == expected.shape
+    # The golden files have a scalar as an array of one.
+    assert found.shape == expected.shape or found.size == expected.size == 1
     assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
 
 
@@ -34,8 +35,9 @@ def assert_close(found, expected, tolerance):
         "convolution_group",
         "inner_product_transpose",
         "lrn_across",
-        "net_inplace_chain",
         "net_residual",
+        "net_inception",
+        "net_two_losses",
         "pooling_ave_pad",
         "softmax_loss_spatial_ignore",
     ],
@@ -54,14 +56,14 @@ def test_golden_layers_forward_and_backward(case, tmp_path):
     for name, values in golden.tensors.items():
         kind, _, rest = name.partition("/")
         parts.get(kind, {})[rest] = values
-    found = net.forward(**parts["bottom"])
+    net.forward(**parts["bottom"])
     for name, values in parts["top"].items():
-        assert_close(found[name], values, 1e-5)
+        assert_close(net.blobs[name].data, values, 1e-5)
     for name, values in parts["top_diff"].items():
         net.blobs[name].diff[...] = values
-    found = net.backward()
+    net.backward()
     for name, values in parts["bottom_diff"].items():
-        assert_close(found[name], values, 1e-5)
+        assert_close(net.blobs[name].diff, values, 1e-5)
     for name, values in parts["param_diff"].items():
         layer, index = name.rsplit("/", 1)
         assert_close(net.params[layer][int(index)].diff, values, 1e-5)
