@@ -119,6 +119,11 @@ class Net:
         return OrderedDict((layer.name, layer) for layer in self.layers)
 
     @property
+    def _layer_names(self) -> list[str]:
+        # Not public in pycaffe either, and yet in many scripts.
+        return list(self._index)
+
+    @property
     def bottom_names(self) -> OrderedDict[str, list[str]]:
         """What each layer reads."""
         return OrderedDict((layer[0], list(layer[2])) for layer in self._layers)

@@ -58,6 +58,9 @@ struct LayerFacts {
     loss_weights: Vec<f32>,
 }
 
+/// A layer's name, type, bottoms, tops, blobs of parameters and loss weights.
+type LayerRow = (String, &'static str, Vec<String>, Vec<String>, Vec<Blob>, Vec<f32>);
+
 /// What sparknet.Net and a solver's nets are made of.
 #[pyclass(frozen, name = "Net", module = "sparknet._native")]
 pub struct PyNet {
@@ -130,7 +133,9 @@ impl PyNet {
             0 => Phase::Train,
             1 => Phase::Test,
             _ => {
-                return Err(Failure::Input(format!("{phase} is no phase: give sparknet.TRAIN or sparknet.TEST")).into());
+                return Err(
+                    Failure::Input(format!("{phase} is no phase: give sparknet.TRAIN or sparknet.TEST")).into(),
+                );
             }
         };
         let stages = Stages { level, stages };
@@ -194,9 +199,9 @@ impl PyNet {
         self.facts.outputs.clone()
     }
 
-    /// Of each layer: name, type, bottoms, tops, blobs of parameters and loss weights.
+    /// The layers, in the order of the file.
     #[getter]
-    fn layers(&self) -> Vec<(String, &'static str, Vec<String>, Vec<String>, Vec<Blob>, Vec<f32>)> {
+    fn layers(&self) -> Vec<LayerRow> {
         let layers = self.facts.layers.iter();
         layers
             .map(|layer| {

@@ -54,7 +54,9 @@ pub fn pool() -> Result<Arc<ThreadPool>, Failure> {
 /// How many threads later calls compute on; `None` for one a core.
 pub fn set_num_threads(threads: Option<i64>) -> Result<(), Failure> {
     let refuse = |given: i64| {
-        Failure::Input(format!("{given} threads cannot compute: give 1 to {MAX_THREADS}, or None for one a core"))
+        Failure::Input(format!(
+            "{given} threads cannot compute: give 1 to {MAX_THREADS}, or None for one a core"
+        ))
     };
     let threads = threads
         .map(|given| match usize::try_from(given) {
