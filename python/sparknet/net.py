@@ -54,6 +54,9 @@ class Net:
     A net may be used by one thread at a time; a call while another computes raises
     :class:`sparknet.errors.BusyError`. Arrays over its blobs are not protected so: what another thread reads from one
     while the net computes may be half written.
+
+    Where layers work in place on an Input layer's blob, ``.data`` of that blob is what was filled in, so that the net
+    can run again; pycaffe shows what the last of those layers wrote.
     """
 
     def __init__(

@@ -46,7 +46,7 @@ class Solver:
 
     @property
     def net(self) -> Net:
-        """The net that is trained."""
+        """The net that is trained; its ``forward`` takes a batch of the training data, as in pycaffe."""
         return self._net
 
     @property
