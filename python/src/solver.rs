@@ -108,11 +108,11 @@ impl PySolver {
         let pool = threads::pool()?;
         let worker = py.detach(|| {
             let build = || {
-                let mut job = Job::read(&path, &Stages { level, stages })?;
-                job.solver.random_seed = job.solver.random_seed.or(given_seed());
+                let job = Job::read(&path, &Stages { level, stages })?;
                 let settings = RunSettings {
                     allow_nan,
                     fed_by_program: true,
+                    fallback_seed: given_seed(),
                     ..RunSettings::new(job)
                 };
                 Ok(alone(settings, Box::new(sink))?)
