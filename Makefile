@@ -9,17 +9,34 @@ WORKERS ?= 2
 TAU ?= 10
 FUZZ_SECONDS ?= 60
 BENCH ?=
+PYTHON ?= python3
+WHEELS := $(or $(CARGO_TARGET_DIR),target)/wheels
 
-.PHONY: help deps build demo test bench lint fuzz clean
+.PHONY: help deps build python demo test test-python bench lint fuzz clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST)
 
 deps: ## check for Rust and a C compiler; install the compiler where that is allowed
 	@scripts/deps.sh build
 
 build: deps ## build the command target/release/sparknet
 	cargo build --release --locked
+
+python: deps .venv/bin/maturin ## build the Python package's wheel and install it into .venv
+	rm -f $(WHEELS)/sparknet-*.whl
+	.venv/bin/maturin build --release --locked --manifest-path python/Cargo.toml --out $(WHEELS)
+	.venv/bin/pip install --quiet --force-reinstall --no-deps $(WHEELS)/sparknet-*.whl
+
+.venv/bin/maturin:
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet 'maturin>=1.9,<2' numpy
+
+# Newer than requirements-test.txt once all of it is there.
+.venv/test: python/requirements-test.txt
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet -r python/requirements-test.txt
+	@touch $@
 
 demo: build ## train LeNet on Fashion-MNIST for about half a minute and evaluate it
 	@if [ ! -d data/fashion_mnist_train_lmdb ] || [ ! -d data/fashion_mnist_test_lmdb ]; then \
@@ -30,16 +47,25 @@ demo: build ## train LeNet on Fashion-MNIST for about half a minute and evaluate
 
 test: deps ## run all tests (one of them trains on Fashion-MNIST)
 	@scripts/deps.sh dataset
-	cargo test --workspace --locked
+	cargo test --locked
+
+test-python: build python .venv/test ## build and install the Python package and run its tests
+	SPARKNET=$(abspath $(SPARKNET)) .venv/bin/python -m pytest python/tests
 
 bench: build ## time training steps beside PyTorch's for an hour into bench/results/ (BENCH=--quick: minutes)
 	@test -x bench/.venv/bin/python || python3 -m venv bench/.venv
 	bench/.venv/bin/pip install --quiet -r bench/requirements.txt
 	bench/.venv/bin/python bench/compare.py $(BENCH)
 
-lint: deps ## check formatting and clippy's warnings
+.venv/bin/ruff:
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet 'ruff==0.17.*'
+
+lint: deps .venv/bin/ruff ## check formatting and the warnings of clippy and ruff
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	.venv/bin/ruff format --check python bench
+	.venv/bin/ruff check python bench
 
 fuzz: deps ## feed random input to the text and binary readers for a minute (FUZZ_SECONDS)
 	SPARKNET_FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test -p sparknet-proto --locked fuzz

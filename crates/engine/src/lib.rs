@@ -9,6 +9,7 @@ pub mod filler;
 pub mod kernels;
 pub mod layer;
 pub mod layers;
+mod lending;
 pub mod net;
 mod params;
 mod plan;
@@ -20,6 +21,7 @@ pub mod spec;
 mod weights;
 
 pub use error::{Error, LayerError, SpecError};
+pub use lending::{Keeper, Lent};
 pub use net::{InputShapes, Net};
 pub use shape::Shape;
 pub use solver::Solver;

@@ -8,6 +8,7 @@ use crate::{
     Error, LayerError, Phase, Shape,
     layer::{Backward, Blobs, Context, Forward, Layer, Params},
     layers,
+    lending::Loans,
     params::ParamTable,
     plan::{LayerPlan, Plan},
     random,
@@ -44,16 +45,20 @@ pub struct Net {
     blobs: Vec<Blob>,
     by_name: HashMap<String, usize>,
     /// The blobs' values, by buffer; a layer that runs in place has one for its bottom and its top.
-    data: Vec<Vec<f32>>,
+    pub(crate) data: Vec<Vec<f32>>,
     /// The blobs' gradients, by buffer; empty until the first backward pass.
-    diff: Vec<Vec<f32>>,
+    pub(crate) diff: Vec<Vec<f32>>,
+    pub(crate) data_loans: Loans,
+    pub(crate) diff_loans: Loans,
     params: Vec<Param>,
-    param_arena: Vec<f32>,
-    gradient_arena: Vec<f32>,
+    pub(crate) param_arena: Vec<f32>,
+    pub(crate) gradient_arena: Vec<f32>,
     /// Gradients that are about to be added to those of another reader.
     scratch: Vec<Vec<f32>>,
-    /// Buffers lent to the layer that runs: kept so that lending allocates nothing.
+    /// Buffers lent to the layer that runs: kept so that lending allocates nothing, and that none is freed if it panics.
     lent: Vec<Vec<f32>>,
+    /// Whether a data layer has a shape that the others have not followed yet.
+    shapes_are_stale: bool,
     seed: u64,
     pass: u64,
 }
@@ -70,13 +75,13 @@ struct NetLayer {
     param_propagate_down: Vec<bool>,
 }
 
-struct Blob {
+pub(crate) struct Blob {
     /// Its name; a later blob of the same name lies over it, in place.
     name: String,
-    shape: Shape,
-    data: usize,
-    diff: usize,
-    readers: usize,
+    pub(crate) shape: Shape,
+    pub(crate) data: usize,
+    pub(crate) diff: usize,
+    pub(crate) readers: usize,
     producer: usize,
     loss_weight: f32,
 }
@@ -149,11 +154,14 @@ impl Net {
             by_name: plan.by_name,
             data: vec![Vec::new(); plan.buffers],
             diff: vec![Vec::new(); plan.buffers],
+            data_loans: Loans::default(),
+            diff_loans: Loans::default(),
             gradient_arena: vec![0.0; table.arena.len()],
             param_arena: table.arena,
             params: table.params,
             scratch: Vec::new(),
             lent: Vec::new(),
+            shapes_are_stale: false,
             seed,
             pass: 0,
             spec,
@@ -196,7 +204,7 @@ impl Net {
         names
     }
 
-    fn blob(&self, name: &str) -> Result<&Blob, Error> {
+    pub(crate) fn blob(&self, name: &str) -> Result<&Blob, Error> {
         match self.by_name.get(name) {
             Some(blob) => Ok(&self.blobs[*blob]),
             None => Err(Error::NoSuchBlob {
@@ -207,7 +215,7 @@ impl Net {
     }
 
     /// The oldest blob of a name: what later layers of the same top's name work on in place.
-    fn first_blob(&self, name: &str) -> Result<&Blob, Error> {
+    pub(crate) fn first_blob(&self, name: &str) -> Result<&Blob, Error> {
         match self.blobs.iter().find(|blob| blob.name == name) {
             Some(blob) => Ok(blob),
             None => self.blob(name),
@@ -229,13 +237,17 @@ impl Net {
 
     /// A blob's values, to fill it; for a data layer's blob those that the layer gives, whoever works on it in place.
     pub fn blob_data_mut(&mut self, name: &str) -> Result<&mut [f32], Error> {
-        let first = self.first_blob(name)?;
-        let buffer = if is_fed(&self.spec.layers[first.producer]) {
-            first.data
-        } else {
-            self.blob(name)?.data
-        };
+        let buffer = self.writable_blob(name)?.data;
         Ok(&mut self.data[buffer])
+    }
+
+    pub(crate) fn writable_blob(&self, name: &str) -> Result<&Blob, Error> {
+        let first = self.first_blob(name)?;
+        if is_fed(&self.spec.layers[first.producer]) {
+            Ok(first)
+        } else {
+            self.blob(name)
+        }
     }
 
     /// A blob's gradient after [`Net::backward`]; where layers work in place, that of the first writer's values, as in
@@ -307,11 +319,25 @@ impl Net {
     /// # Errors
     /// Shapes that some layer cannot take; the net is then of no use until it gets a shape that fits.
     pub fn reshape_feed(&mut self, layer: usize, shapes: &[Shape]) -> Result<(), Error> {
+        self.set_feed_shapes(layer, shapes)?;
+        self.reshape()
+    }
+
+    /// Gives the tops of layer `layer` (a data or Input layer) new shapes; the other layers follow in
+    /// [`Net::reshape`], at the latest before the next forward pass.
+    ///
+    /// # Errors
+    /// A shape without values, or with too many.
+    pub fn set_feed_shapes(&mut self, layer: usize, shapes: &[Shape]) -> Result<(), Error> {
         check_fed_shapes(&self.spec.layers[layer], shapes)?;
         for (blob, shape) in self.layers[layer].plan.tops.iter().zip(shapes) {
-            self.blobs[*blob].shape = shape.clone();
+            let blob = &mut self.blobs[*blob];
+            self.shapes_are_stale |= blob.shape != *shape;
+            blob.shape = shape.clone();
+            self.data_loans
+                .resize(blob.data, &mut self.data[blob.data], shape.count());
         }
-        self.reshape()
+        Ok(())
     }
 
     /// The shapes of the tops of layer `layer`.
@@ -329,13 +355,19 @@ impl Net {
     pub fn swap_feed(&mut self, layer: usize, top: usize, values: &mut Vec<f32>) -> bool {
         let buffer = &mut self.data[self.layers[layer].top_data[top]];
         let fits = buffer.len() == values.len();
-        if fits {
+        if fits && self.data_loans.is_lent(self.layers[layer].top_data[top]) {
+            buffer.copy_from_slice(values);
+        } else if fits {
             mem::swap(buffer, values);
         }
         fits
     }
 
-    fn reshape(&mut self) -> Result<(), Error> {
+    /// Lets all layers follow the shapes of the data layers.
+    ///
+    /// # Errors
+    /// As [`Net::reshape_feed`].
+    pub fn reshape(&mut self) -> Result<(), Error> {
         let mut shapes: Vec<Shape> = self.blobs.iter().map(|blob| blob.shape.clone()).collect();
         for (layer, spec) in self.layers.iter_mut().zip(&self.spec.layers) {
             if is_fed(spec) {
@@ -350,19 +382,29 @@ impl Net {
             blob.shape = shape;
         }
         self.size_buffers();
+        self.shapes_are_stale = false;
         Ok(())
+    }
+
+    /// [`Net::reshape`], if [`Net::set_feed_shapes`] has changed a shape since the last.
+    ///
+    /// # Errors
+    /// As [`Net::reshape_feed`].
+    pub fn settle_shapes(&mut self) -> Result<(), Error> {
+        if self.shapes_are_stale { self.reshape() } else { Ok(()) }
     }
 
     fn size_buffers(&mut self) {
         for blob in &self.blobs {
-            self.data[blob.data].resize(blob.shape.count(), 0.0);
+            self.data_loans
+                .resize(blob.data, &mut self.data[blob.data], blob.shape.count());
         }
         if self.diff.iter().any(|diff| !diff.is_empty()) {
             self.size_diffs();
         }
     }
 
-    fn ensure_diffs(&mut self) {
+    pub(crate) fn ensure_diffs(&mut self) {
         if self
             .diff
             .iter()
@@ -374,8 +416,8 @@ impl Net {
     }
 
     fn size_diffs(&mut self) {
-        for (diff, data) in self.diff.iter_mut().zip(&self.data) {
-            diff.resize(data.len(), 0.0);
+        for (buffer, (diff, data)) in self.diff.iter_mut().zip(&self.data).enumerate() {
+            self.diff_loans.resize(buffer, diff, data.len());
         }
     }
 
@@ -404,13 +446,14 @@ impl Net {
     /// # Errors
     /// As [`Net::forward`].
     pub fn forward_layer(&mut self, index: usize) -> Result<f32, Error> {
+        self.settle_shapes()?;
         let context = self.context(index);
         let layer = &mut self.layers[index];
-        let mut lent = mem::take(&mut self.lent);
+        let lent = &mut self.lent;
         lent.extend(layer.top_data.iter().map(|buffer| mem::take(&mut self.data[*buffer])));
         let result = layer.layer.forward(&mut Forward {
             bottom: Blobs::new(&self.data, &layer.bottom_data),
-            top: &mut lent,
+            top: lent,
             params: Params::new(&mut self.param_arena, &layer.param_ranges),
             in_place: layer.plan.in_place,
             context,
@@ -418,7 +461,6 @@ impl Net {
         for (buffer, values) in layer.top_data.iter().zip(lent.drain(..)) {
             self.data[*buffer] = values;
         }
-        self.lent = lent;
         result.map_err(|source| layer_error(&self.spec.layers[index], source))?;
 
         let mut loss = 0.0;
@@ -454,7 +496,7 @@ impl Net {
         }
         let context = self.context(index);
         let layer = &mut self.layers[index];
-        let mut lent = mem::take(&mut self.lent);
+        let lent = &mut self.lent;
         let mut scratch_used = 0;
         for (i, blob) in layer.plan.bottoms.iter().enumerate() {
             if !layer.plan.propagate_down[i] {
@@ -475,7 +517,7 @@ impl Net {
             bottom: Blobs::new(&self.data, &layer.bottom_data),
             top: Blobs::new(&self.data, &layer.top_data),
             top_diff: Blobs::new(&self.diff, &layer.top_diff),
-            bottom_diff: &mut lent,
+            bottom_diff: lent,
             propagate_down: &layer.plan.propagate_down,
             params: Params::new(&mut self.param_arena, &layer.param_ranges),
             param_diff: Params::new(&mut self.gradient_arena, &layer.param_ranges),
@@ -500,7 +542,6 @@ impl Net {
             }
         }
         lent.clear();
-        self.lent = lent;
     }
 
     /// Sets all parameter gradients to zero.

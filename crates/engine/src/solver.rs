@@ -55,6 +55,11 @@ impl Solver {
         self.allow_nan = allow_nan;
     }
 
+    /// Draws all randomness of the training passes from `seed` from now on.
+    pub fn set_seed(&mut self, seed: u64) {
+        self.seed = seed;
+    }
+
     /// The settings.
     pub fn spec(&self) -> &SolverSpec {
         &self.spec

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use sparknet_engine::{
-    Solver,
+    Net, Solver,
     snapshot::{arena_from_proto, arena_to_proto},
 };
 use sparknet_proto::{
@@ -65,6 +65,20 @@ pub fn check_prefix(prefix: &Path, max_iter: u64) -> Result<(), Error> {
         error(format!(
             "snapshots cannot be written to this folder ({cause}): set snapshot_prefix"
         ))
+    })
+}
+
+/// Takes a net's weights from a `.caffemodel` by layer name.
+///
+/// # Errors
+/// A file that cannot be read, blobs of other shapes, no layer that both have.
+pub fn copy_weights(net: &mut Net, path: &Path) -> Result<(), Error> {
+    if net.copy_weights_from(&read_weights(path)?)? > 0 {
+        return Ok(());
+    }
+    Err(Error::Path {
+        path: path.to_owned(),
+        fact: "no layer of the net has a name that occurs in it: check that it is this net's".to_owned(),
     })
 }
 

@@ -135,6 +135,16 @@ pub trait Sink: Send {
     fn progress(&mut self, _iteration: u64, _loss: f32) {}
 }
 
+impl<S: Sink + ?Sized> Sink for &mut S {
+    fn event(&mut self, event: &Event) {
+        (**self).event(event);
+    }
+
+    fn progress(&mut self, iteration: u64, loss: f32) {
+        (**self).progress(iteration, loss);
+    }
+}
+
 /// All sinks of a run, told in order.
 #[derive(Default)]
 pub struct Sinks(Vec<Box<dyn Sink>>);

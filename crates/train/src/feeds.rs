@@ -31,6 +31,10 @@ pub struct FeedSettings {
     pub positions_batches: Vec<u64>,
     /// In tests: batches of all workers together; `None` for all there are.
     pub max_batches: Option<u64>,
+    /// Whether layers without data are fed by a program, which then fills them itself; they are an error otherwise.
+    pub fed_by_program: bool,
+    /// Whether the data begin anew at their end, with full batches only; always so in training.
+    pub repeat: bool,
 }
 
 /// The readers of a net's data layers.
@@ -80,6 +84,8 @@ impl FeedOpener {
             seed,
             positions_batches,
             max_batches,
+            fed_by_program: _,
+            repeat,
         } = &self.settings;
         let is_train = *phase == Phase::Train;
         Ok(BatchReader::open(BatchConfig {
@@ -101,7 +107,7 @@ impl FeedOpener {
             seed: *seed,
             start_batches: positions_batches.get(self.readers.len()).copied().unwrap_or(0),
             prefetch,
-            end: if is_train { End::Wrap } else { End::Stop },
+            end: if is_train || *repeat { End::Wrap } else { End::Stop },
             shard: if is_train { Shard::Records } else { Shard::Batches },
             max_batches: *max_batches,
             rand_skip: rand_skip as u64,
@@ -170,6 +176,9 @@ impl FeedOpener {
                 },
                 LayerKind::MemoryData(data) => {
                     let Some(source) = &data.source else {
+                        if self.settings.fed_by_program {
+                            continue;
+                        }
                         return Err(no_data(
                             "a MemoryData layer is fed by a program: give it a source, or use a Data layer".to_owned(),
                         ));
@@ -188,7 +197,7 @@ impl FeedOpener {
                     }
                     (reader, data.batch_size)
                 }
-                LayerKind::Input(_) => {
+                LayerKind::Input(_) if !self.settings.fed_by_program => {
                     return Err(no_data("an Input layer has no data: use a Data layer here".to_owned()));
                 }
                 _ => continue,

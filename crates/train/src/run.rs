@@ -76,6 +76,10 @@ pub struct RunSettings {
     pub weights: Vec<PathBuf>,
     /// Whether training goes on when the loss is not a number any more.
     pub allow_nan: bool,
+    /// Whether layers without data are fed by a program; they are an error otherwise.
+    pub fed_by_program: bool,
+    /// The seed where neither the solver nor the snapshot has one; `None` for one from the clock.
+    pub fallback_seed: Option<u64>,
     /// How long a worker waits for another before the run ends.
     pub sync_timeout: Duration,
     /// What signals ask for.
@@ -96,6 +100,8 @@ impl RunSettings {
             snapshot: None,
             weights: Vec::new(),
             allow_nan: false,
+            fed_by_program: false,
+            fallback_seed: None,
             sync_timeout: Duration::from_secs(3600),
             control: Control::default(),
         }
@@ -125,16 +131,49 @@ pub fn on_threads<T: Send>(threads: usize, work: impl FnOnce() -> Result<T, Erro
 /// # Errors
 /// Whatever ends the run, from the worker where it happened.
 pub fn run(settings: RunSettings, sink: &mut dyn Sink) -> Result<WorkerResult, Error> {
+    let (workers, threads, sync_timeout) = (settings.workers, settings.threads, settings.sync_timeout);
+    let sync = settings.sync;
+    let worker_settings = worker_settings(settings)?;
+    sync.strategy()?;
+    // Worker 0 takes it; the others find nothing.
+    let sink = Mutex::new(Some(sink));
+    on_workers(workers, threads, sync_timeout, |transport| {
+        let sink = match transport.rank() {
+            0 => sink.lock().unwrap_or_else(PoisonError::into_inner).take(),
+            _ => None,
+        };
+        let sink = sink.map(|sink| -> Box<dyn Sink + '_> { Box::new(sink) });
+        Worker::new(&worker_settings, sync.strategy()?, Box::new(transport), sink)?.run()
+    })
+}
+
+/// A run of one worker, to be taken step by step on the caller's threads.
+///
+/// # Errors
+/// As [`Worker::new`].
+pub fn alone(settings: RunSettings, sink: Box<dyn Sink>) -> Result<Worker<'static>, Error> {
+    let (sync, sync_timeout) = (settings.sync, settings.sync_timeout);
+    let settings = worker_settings(RunSettings { workers: 1, ..settings })?;
+    let transport: Box<dyn Transport> = match in_process(1, sync_timeout).into_iter().next() {
+        Some(transport) => Box::new(transport),
+        None => return Err(Error::Usage("--workers is 0: give at least 1".to_owned())),
+    };
+    Worker::new(&settings, sync.strategy()?, transport, Some(sink))
+}
+
+/// What each worker is given.
+fn worker_settings(settings: RunSettings) -> Result<WorkerSettings, Error> {
     let RunSettings {
         job,
         workers,
-        threads,
         sync,
         snapshot,
         mut weights,
         allow_nan,
-        sync_timeout,
+        fed_by_program,
+        fallback_seed,
         control,
+        ..
     } = settings;
     if snapshot.is_some() && !weights.is_empty() {
         return Err(Error::Usage(
@@ -151,29 +190,19 @@ pub fn run(settings: RunSettings, sink: &mut dyn Sink) -> Result<WorkerResult, E
         .solver
         .random_seed
         .or(resume.as_ref().and_then(Resume::run_seed))
+        .or(fallback_seed)
         .unwrap_or_else(seed_from_clock);
-    let worker_settings = WorkerSettings {
+    Ok(WorkerSettings {
         job,
         resume,
         weights,
         seed,
         allow_nan,
+        fed_by_program,
         sync: sync.describe(workers),
         sync_flags: sync.flags(),
         control,
         states: Arc::new(Mutex::new(BTreeMap::new())),
-    };
-    sync.strategy()?;
-    // Worker 0 takes it; the others find nothing.
-    let sink = Mutex::new(Some(sink));
-    on_workers(workers, threads, sync_timeout, |transport| {
-        let sink = match transport.rank() {
-            0 => sink.lock().unwrap_or_else(PoisonError::into_inner).take(),
-            _ => None,
-        };
-        // Written out, because only here may the sink's lifetime shrink to that of the run.
-        let sink = sink.map(|sink| -> &mut dyn Sink { sink });
-        Worker::new(&worker_settings, sync.strategy()?, Box::new(transport), sink)?.run()
     })
 }
 
@@ -226,7 +255,8 @@ pub(crate) fn on_workers<T: Send>(
     results.swap_remove(origin.unwrap_or(0))
 }
 
-fn seed_from_clock() -> u64 {
+/// A seed for runs that name none.
+pub fn seed_from_clock() -> u64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     // A seed has to survive the state's int64, and a user may want to type it.
     since_epoch.as_nanos() as u64 % 1_000_000_007

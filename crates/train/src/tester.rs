@@ -83,6 +83,8 @@ impl Tester {
             seed,
             positions_batches: Vec::new(),
             max_batches,
+            fed_by_program: false,
+            repeat: false,
         };
         let mut opener = FeedOpener::new(feed.clone());
         let net = Net::new(source.spec.clone(), &mut opener, seed)?;
@@ -107,6 +109,18 @@ impl Tester {
         &mut self.net
     }
 
+    /// Takes the train net's parameters `params` over.
+    pub fn take_params(&mut self, params: &[f32]) {
+        if let Some(map) = &self.params_from_train {
+            self.net.load_params(map, params);
+        }
+    }
+
+    /// How the net is fed.
+    pub fn feed_settings(&self) -> &FeedSettings {
+        &self.feed
+    }
+
     /// Tests with the train net's parameters `params`, together with the other workers.
     ///
     /// # Errors
@@ -117,8 +131,8 @@ impl Tester {
         transport: &mut dyn Transport,
         progress: &mut dyn FnMut(u64),
     ) -> Result<TestResult, Error> {
-        if let (Some(map), Some(params)) = (&self.params_from_train, params) {
-            self.net.load_params(map, params);
+        if let Some(params) = params {
+            self.take_params(params);
         }
         let part = self.run_part(progress)?;
         let bytes = serde_json::to_vec(&part).map_err(|error| Error::Usage(error.to_string()))?;

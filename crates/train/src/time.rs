@@ -332,6 +332,8 @@ fn record_shape(net: &NetSource, layer: &LayerSpec) -> Result<[usize; 3], Error>
                 seed: SEED,
                 positions_batches: Vec::new(),
                 max_batches: None,
+                fed_by_program: false,
+                repeat: false,
             });
             let shapes = opener.top_shapes(layer).map_err(|cause| Error::Feed {
                 layer: layer.name.clone(),

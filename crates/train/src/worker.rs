@@ -13,7 +13,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use sparknet_engine::{Net, Phase, Solver, random};
-use sparknet_proto::{caffe::WorkerState, read_weights};
+use sparknet_proto::caffe::WorkerState;
 use sparknet_sync::{Replica, Round, SyncStrategy, Transport};
 
 use crate::{
@@ -27,6 +27,7 @@ use crate::{
 };
 
 /// What every worker of a run is given alike.
+#[derive(Clone)]
 pub struct WorkerSettings {
     /// The solver and its nets.
     pub job: Job,
@@ -38,6 +39,8 @@ pub struct WorkerSettings {
     pub seed: u64,
     /// Whether training goes on when the loss is not a number any more.
     pub allow_nan: bool,
+    /// Whether layers without data are fed by a program; they are an error otherwise.
+    pub fed_by_program: bool,
     /// The strategy, in words.
     pub sync: String,
     /// The strategy as the flags of the command line.
@@ -82,18 +85,24 @@ struct Seconds {
 
 /// One of the workers of a run. Worker 0 speaks for all: it has the sinks and writes the snapshots.
 pub struct Worker<'a> {
-    settings: &'a WorkerSettings,
+    settings: WorkerSettings,
+    /// The run's seed; a snapshot may bring its own.
+    seed: u64,
     solver: Solver,
     feeds: Feeds,
     testers: Vec<Tester>,
     strategy: Box<dyn SyncStrategy>,
     transport: Box<dyn Transport>,
-    sink: Option<&'a mut dyn Sink>,
+    sink: Option<Box<dyn Sink + 'a>>,
     prefix: PathBuf,
     /// The average of all weights, for tests and snapshots between two rounds.
     average: Vec<f32>,
     seconds: Seconds,
     rounds: u64,
+    /// The iteration that this run began with, once it has begun.
+    first: Option<u64>,
+    /// The last displayed iteration, and the seconds of training until then.
+    displayed: (u64, f64),
     started: Instant,
     /// Time of tests and snapshots, which is not training.
     paused_seconds: f64,
@@ -106,10 +115,10 @@ impl<'a> Worker<'a> {
     /// # Errors
     /// Anything that is wrong with the nets, their data, the weights or the snapshot.
     pub fn new(
-        settings: &'a WorkerSettings,
+        settings: &WorkerSettings,
         strategy: Box<dyn SyncStrategy>,
         transport: Box<dyn Transport>,
-        sink: Option<&'a mut dyn Sink>,
+        sink: Option<Box<dyn Sink + 'a>>,
     ) -> Result<Self, Error> {
         let WorkerSettings {
             job,
@@ -119,18 +128,7 @@ impl<'a> Worker<'a> {
             ..
         } = settings;
         let (rank, world) = (transport.rank(), transport.world());
-        let mut opener = FeedOpener::new(FeedSettings {
-            folder: job.train.folder.clone(),
-            phase: Phase::Train,
-            rank,
-            world,
-            seed: *seed,
-            positions_batches: resume
-                .as_ref()
-                .map(|resume| resume.positions_batches(rank))
-                .unwrap_or_default(),
-            max_batches: None,
-        });
+        let mut opener = opener(settings, transport.as_ref(), *seed, resume.as_ref());
         let net = Net::new(job.train.spec.clone(), &mut opener, *seed)?;
         let feeds = opener.finish(&net)?;
         let mut solver = Solver::new(job.solver.clone(), net, random::key(&[*seed, rank as u64]));
@@ -139,14 +137,7 @@ impl<'a> Worker<'a> {
             Some(resume) => resume.restore(&mut solver, rank)?,
             None => {
                 for path in weights {
-                    let taken = solver.net_mut().copy_weights_from(&read_weights(path)?)?;
-                    if taken == 0 {
-                        return Err(Error::Path {
-                            path: path.clone(),
-                            fact: "no layer of the net has a name that occurs in it: check that it is this net's"
-                                .to_owned(),
-                        });
-                    }
+                    checkpoint::copy_weights(solver.net_mut(), path)?;
                 }
             }
         }
@@ -163,10 +154,13 @@ impl<'a> Worker<'a> {
             average: Vec::new(),
             seconds: Seconds::default(),
             rounds: 0,
+            first: None,
+            displayed: (0, 0.0),
             started: Instant::now(),
             paused_seconds: 0.0,
             last_snapshot: None,
-            settings,
+            seed: *seed,
+            settings: settings.clone(),
             solver,
             feeds,
             testers,
@@ -199,39 +193,135 @@ impl<'a> Worker<'a> {
                 "the snapshot is of iteration {first} and max_iter is {max_iter}: there is nothing left to train"
             )));
         }
+        let mut stopped = false;
+        while self.solver.iteration() < max_iter && !stopped {
+            stopped = self.advance()?;
+        }
+        if !stopped {
+            self.finish()?;
+        }
+        self.conclude(stopped)
+    }
+
+    /// What comes before the first iteration of a run.
+    fn begin(&mut self) -> Result<(), Error> {
+        let first = self.solver.iteration();
+        self.first = Some(first);
         self.announce(first);
         if self.strategy.agrees_at(first) {
             let (params, _, _) = self.solver.arenas_mut();
             self.strategy.start(params, self.transport.as_mut())?;
         }
         self.started = Instant::now();
-        let mut displayed = (first, 0.0);
+        self.paused_seconds = 0.0;
+        self.displayed = (first, 0.0);
+        Ok(())
+    }
+
+    /// One iteration, with the test before it and the snapshot behind it where they are due; says whether the run was
+    /// asked to stop. The first begins the run.
+    ///
+    /// # Errors
+    /// As [`Worker::run`].
+    pub fn advance(&mut self) -> Result<bool, Error> {
+        if self.first.is_none() {
+            self.begin()?;
+        }
+        let iteration = self.solver.iteration();
+        let spec = self.solver.spec();
+        let max_iter = spec.max_iter;
+        if is_due(iteration, spec.test_interval) && (iteration > 0 || spec.test_initialization) {
+            self.test(false)?;
+        }
+        let (lr, round) = self.step(iteration)?;
+        let done = iteration + 1;
+        let spec = self.solver.spec();
+        let display = is_due(done, spec.display);
+        let mut snapshot = is_due(done, spec.snapshot);
         let mut stopped = false;
-        while self.solver.iteration() < max_iter && !stopped {
-            let iteration = self.solver.iteration();
-            let spec = self.solver.spec();
-            if is_due(iteration, spec.test_interval) && (iteration > 0 || spec.test_initialization) {
-                self.test(false)?;
-            }
-            let (lr, round) = self.step(iteration)?;
-            let done = iteration + 1;
-            let spec = self.solver.spec();
-            let display = is_due(done, spec.display);
-            let mut snapshot = is_due(done, spec.snapshot);
-            if round == Round::Completed || self.transport.world() == 1 || display || done == max_iter {
-                let statuses = self.exchange_statuses()?;
-                stopped = done < max_iter && statuses.iter().any(|status| status.stop);
-                snapshot |= statuses.iter().any(|status| status.snapshot);
-                self.report(done, lr, round, display, &statuses, &mut displayed);
-            }
-            if snapshot || stopped {
-                self.write_snapshot()?;
-            }
+        if round == Round::Completed || self.transport.world() == 1 || display || done == max_iter {
+            let statuses = self.exchange_statuses()?;
+            stopped = done < max_iter && statuses.iter().any(|status| status.stop);
+            snapshot |= statuses.iter().any(|status| status.snapshot);
+            self.report(done, lr, round, display, &statuses);
         }
-        if !stopped {
-            self.finish()?;
+        if snapshot || stopped {
+            self.write_snapshot()?;
         }
-        self.conclude(first, stopped)
+        Ok(stopped)
+    }
+
+    /// What comes after the last iteration of a run: the last agreement, the snapshot and the test behind it.
+    ///
+    /// # Errors
+    /// As [`Worker::run`].
+    pub fn complete(&mut self) -> Result<WorkerResult, Error> {
+        if self.first.is_none() {
+            self.begin()?;
+        }
+        self.finish()?;
+        self.conclude(false)
+    }
+
+    /// Takes the run up from a snapshot, in place.
+    ///
+    /// # Errors
+    /// A snapshot or data that cannot be read; one of another net or solver, after which the worker is of no use.
+    pub fn restore(&mut self, resume: &Resume) -> Result<(), Error> {
+        let rank = self.transport.rank();
+        let given = self.settings.job.solver.random_seed;
+        let seed = given.or(resume.run_seed()).unwrap_or(self.seed);
+        let mut opener = opener(&self.settings, self.transport.as_ref(), seed, Some(resume));
+        opener.open_for(self.solver.net())?;
+        let feeds = opener.finish(self.solver.net())?;
+        resume.restore(&mut self.solver, rank)?;
+        self.solver.set_seed(random::key(&[seed, rank as u64]));
+        self.feeds = feeds;
+        self.seed = seed;
+        self.first = None;
+        self.last_snapshot = None;
+        Ok(())
+    }
+
+    /// Fills the train net's data layers with their next batches, outside of an iteration.
+    ///
+    /// # Errors
+    /// Data that cannot be read.
+    pub fn feed(&mut self) -> Result<(), Error> {
+        self.feeds.fill(self.solver.net_mut())?;
+        Ok(())
+    }
+
+    /// The solver, with the net that is trained.
+    pub fn solver(&self) -> &Solver {
+        &self.solver
+    }
+
+    /// The solver, to feed its net.
+    pub fn solver_mut(&mut self) -> &mut Solver {
+        &mut self.solver
+    }
+
+    /// Test net `index`, which takes the train net's parameters over first.
+    pub fn test_net_mut(&mut self, index: usize) -> Option<&mut Net> {
+        let tester = self.testers.get_mut(index)?;
+        tester.take_params(self.solver.net().param_arena());
+        Some(tester.net_mut())
+    }
+
+    /// The test nets.
+    pub fn testers(&self) -> &[Tester] {
+        &self.testers
+    }
+
+    /// The job.
+    pub fn job(&self) -> &Job {
+        &self.settings.job
+    }
+
+    /// The run's seed.
+    pub fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// One iteration: gradients, update, and whatever the strategy does with them.
@@ -279,15 +369,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Tells the sinks of a round and of a display interval.
-    fn report(
-        &mut self,
-        done: u64,
-        lr: f32,
-        round: Round,
-        display: bool,
-        statuses: &[Status],
-        displayed: &mut (u64, f64),
-    ) {
+    fn report(&mut self, done: u64, lr: f32, round: Round, display: bool, statuses: &[Status]) {
         if round == Round::Completed {
             self.rounds += 1;
             self.seconds = Seconds::default();
@@ -306,8 +388,8 @@ impl<'a> Worker<'a> {
                 .map(|status| f32::from_bits(status.average_loss_bits))
                 .sum();
             let training_seconds = self.started.elapsed().as_secs_f64() - self.paused_seconds;
-            let (since, since_seconds) = *displayed;
-            *displayed = (done, training_seconds);
+            let (since, since_seconds) = self.displayed;
+            self.displayed = (done, training_seconds);
             self.tell(Event::Iteration(Iteration {
                 iteration: done,
                 loss: sum_loss / statuses.len() as f32,
@@ -364,18 +446,22 @@ impl<'a> Worker<'a> {
         Ok(results)
     }
 
-    fn write_snapshot(&mut self) -> Result<(), Error> {
+    /// Writes a snapshot of this iteration.
+    ///
+    /// # Errors
+    /// Files that cannot be written.
+    pub fn write_snapshot(&mut self) -> Result<SnapshotFiles, Error> {
         let started = Instant::now();
         let iteration = self.solver.iteration();
         let agrees = self.strategy.agrees_at(iteration) || self.transport.world() == 1;
         self.agree_on_average()?;
-        self.save(agrees)?;
+        let files = self.save(agrees)?;
         self.paused_seconds += started.elapsed().as_secs_f64();
-        Ok(())
+        Ok(files)
     }
 
     /// Writes what all workers hold; `self.average` has the weights of all.
-    fn save(&mut self, agrees: bool) -> Result<(), Error> {
+    fn save(&mut self, agrees: bool) -> Result<SnapshotFiles, Error> {
         let iteration = self.solver.iteration();
         let rank = self.transport.rank();
         let state = checkpoint::worker_state(&self.solver, self.feeds.positions_batches(), agrees);
@@ -392,7 +478,7 @@ impl<'a> Worker<'a> {
                 &self.solver,
                 &self.average,
                 states,
-                self.settings.seed,
+                self.seed,
                 &self.settings.sync_flags,
             );
         }
@@ -404,8 +490,8 @@ impl<'a> Worker<'a> {
             model: files.model.display().to_string(),
             state: files.state.display().to_string(),
         }));
-        self.last_snapshot = Some((iteration, files));
-        Ok(())
+        self.last_snapshot = Some((iteration, files.clone()));
+        Ok(files)
     }
 
     /// The last agreement, and the snapshot behind it.
@@ -429,8 +515,9 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    fn conclude(&mut self, first: u64, stopped: bool) -> Result<WorkerResult, Error> {
+    fn conclude(&mut self, stopped: bool) -> Result<WorkerResult, Error> {
         let iteration = self.solver.iteration();
+        let first = self.first.unwrap_or(iteration);
         let training_seconds = self.started.elapsed().as_secs_f64() - self.paused_seconds;
         let tests = if stopped { Vec::new() } else { self.test(true)? };
         self.tell(Event::Finish(Finish {
@@ -458,7 +545,7 @@ impl<'a> Worker<'a> {
             sync: self.settings.sync.clone(),
             batch_size: self.feeds.batch_size(),
             records: self.feeds.len_records(),
-            seed: self.settings.seed,
+            seed: self.seed,
             iteration: first,
             max_iter: self.solver.spec().max_iter,
         };
@@ -470,6 +557,22 @@ impl<'a> Worker<'a> {
             sink.event(&event);
         }
     }
+}
+
+/// An opener of the train net's data, where `resume` left it.
+fn opener(settings: &WorkerSettings, transport: &dyn Transport, seed: u64, resume: Option<&Resume>) -> FeedOpener {
+    let rank = transport.rank();
+    FeedOpener::new(FeedSettings {
+        folder: settings.job.train.folder.clone(),
+        phase: Phase::Train,
+        rank,
+        world: transport.world(),
+        seed,
+        positions_batches: resume.map(|resume| resume.positions_batches(rank)).unwrap_or_default(),
+        max_batches: None,
+        fed_by_program: settings.fed_by_program,
+        repeat: true,
+    })
 }
 
 fn is_due(iterations_done: u64, interval: u64) -> bool {
