@@ -32,10 +32,10 @@ python: deps .venv/bin/maturin ## build the Python package's wheel and install i
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet 'maturin>=1.9,<2' numpy
 
-# Newer than requirements-dev.txt once all of it is there.
-.venv/dev: python/requirements-dev.txt
+# Newer than requirements-test.txt once all of it is there.
+.venv/test: python/requirements-test.txt
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet -r python/requirements-dev.txt
+	.venv/bin/pip install --quiet -r python/requirements-test.txt
 	@touch $@
 
 demo: build ## train LeNet on Fashion-MNIST for about half a minute and evaluate it
@@ -49,15 +49,19 @@ test: deps ## run all tests (one of them trains on Fashion-MNIST)
 	@scripts/deps.sh dataset
 	cargo test --locked
 
-test-python: python .venv/dev ## build and install the Python package and run its tests
-	.venv/bin/python -m pytest python/tests
+test-python: build python .venv/test ## build and install the Python package and run its tests
+	SPARKNET=$(abspath $(SPARKNET)) .venv/bin/python -m pytest python/tests
 
 bench: build ## time training steps beside PyTorch's for an hour into bench/results/ (BENCH=--quick: minutes)
 	@test -x bench/.venv/bin/python || python3 -m venv bench/.venv
 	bench/.venv/bin/pip install --quiet -r bench/requirements.txt
 	bench/.venv/bin/python bench/compare.py $(BENCH)
 
-lint: deps .venv/dev ## check formatting and the warnings of clippy and ruff
+.venv/bin/ruff:
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet 'ruff==0.17.*'
+
+lint: deps .venv/bin/ruff ## check formatting and the warnings of clippy and ruff
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	.venv/bin/ruff format --check python bench

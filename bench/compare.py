@@ -440,6 +440,9 @@ def main():
             whole = path.with_suffix(".tmp")
             whole.write_text(text)
             whole.replace(path)
+    if not args.quick:
+        text += "\n## What a worker waits for data\n\n" + run([sys.executable, BENCH / "data_wait.py"])[0]
+        path.write_text(text)
     print(f"\n{text}\nwritten to {path.relative_to(ROOT)}")
 
 

@@ -15,7 +15,7 @@ mod upgrade;
 use std::{error::Error, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use sparknet_engine::kernels::Simd;
+use sparknet_engine::kernels::{Simd, winograd};
 
 /// Trains and tests Caffe's nets, with several workers that average their weights.
 #[derive(Parser)]
@@ -52,6 +52,7 @@ type Outcome = Result<(), Box<dyn Error>>;
 fn run(command: Command) -> Outcome {
     // The kernels take what they find when first used; what the user wrote wrongly is said here.
     Simd::from_env()?;
+    winograd::from_env()?;
     match command {
         Command::Train(args) => train::train(&args),
         Command::Test(args) => test::test(&args),

@@ -20,12 +20,18 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod indexed;
+mod lanes;
 mod pack;
+pub mod pooling;
 mod portable;
+mod registers;
 mod vector;
+pub mod winograd;
 
 #[cfg(test)]
 mod indexed_tests;
+#[cfg(test)]
+mod pooling_tests;
 #[cfg(test)]
 mod tests;
 

@@ -429,7 +429,7 @@ pub(crate) fn build(kind: &LayerKind) -> Box<dyn Layer> {
 ///
 /// # Errors
 /// A type that does not exist, with the nearest that does.
-pub(crate) fn find(layer: &str, type_name: &str) -> Result<&'static LayerDef, SpecError> {
+pub fn find(layer: &str, type_name: &str) -> Result<&'static LayerDef, SpecError> {
     if let Some(def) = LAYERS.iter().find(|def| def.type_name == type_name) {
         return Ok(def);
     }

@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, OnceLock, Weak},
 };
 
-use crate::{Error, Net};
+use crate::{Error, Net, Shape};
 
 /// Holds a lent buffer's memory once the net has gone on with other memory; empty until then.
 pub type Keeper = Arc<OnceLock<Vec<f32>>>;
@@ -19,8 +19,8 @@ pub type Keeper = Arc<OnceLock<Vec<f32>>>;
 pub struct Lent {
     /// The first value.
     pub first: *mut f32,
-    /// How many values there are.
-    pub len: usize,
+    /// The blob's shape.
+    pub shape: Shape,
     /// What the borrower has to hold.
     pub keeper: Keeper,
 }
@@ -34,7 +34,12 @@ impl Loans {
         self.0.get(buffer).is_some_and(|keeper| keeper.strong_count() > 0)
     }
 
-    fn lend(&mut self, buffer: usize, values: &mut Vec<f32>) -> Lent {
+    fn lend(&mut self, buffer: usize, values: &mut Vec<f32>, shape: &Shape) -> Lent {
+        assert_eq!(
+            values.len(),
+            shape.count(),
+            "a buffer has the length of its blob's shape"
+        );
         if self.0.len() <= buffer {
             self.0.resize(buffer + 1, Weak::new());
         }
@@ -42,7 +47,7 @@ impl Loans {
         self.0[buffer] = Arc::downgrade(&keeper);
         Lent {
             first: values.as_mut_ptr(),
-            len: values.len(),
+            shape: shape.clone(),
             keeper,
         }
     }
@@ -68,24 +73,35 @@ impl Net {
     /// # Errors
     /// A name that no blob has.
     pub fn lend_blob_data(&mut self, name: &str) -> Result<Lent, Error> {
-        let buffer = self.writable_buffer(name)?;
-        Ok(self.data_loans.lend(buffer, &mut self.data[buffer]))
+        let blob = self.writable_blob(name)?;
+        let (buffer, shape) = (blob.data, blob.shape.clone());
+        Ok(self.data_loans.lend(buffer, &mut self.data[buffer], &shape))
     }
 
     /// Lends the gradient of a blob: where layers work in place, that of the last writer's values if it is an output,
     /// to be set before [`Net::backward`], else that of the first writer's, to be read after it.
     ///
     /// # Errors
-    /// A name that no blob has.
+    /// A name that no blob has; new shapes of data layers that some layer cannot take.
     pub fn lend_blob_diff(&mut self, name: &str) -> Result<Lent, Error> {
-        let last = self.blob(name)?;
-        let buffer = if last.readers == 0 {
-            last.diff
-        } else {
-            self.first_blob(name)?.diff
-        };
+        self.settle_shapes()?;
         self.ensure_diffs();
-        Ok(self.diff_loans.lend(buffer, &mut self.diff[buffer]))
+        let last = self.blob(name)?;
+        let blob = if last.readers == 0 {
+            last
+        } else {
+            self.first_blob(name)?
+        };
+        let (buffer, shape) = (blob.diff, blob.shape.clone());
+        Ok(self.diff_loans.lend(buffer, &mut self.diff[buffer], &shape))
+    }
+
+    /// The shape of the blob that [`Net::lend_blob_data`] lends.
+    ///
+    /// # Errors
+    /// A name that no blob has.
+    pub fn lent_shape(&self, name: &str) -> Result<&Shape, Error> {
+        Ok(&self.writable_blob(name)?.shape)
     }
 
     /// The first value of [`Net::param_arena`], which stays where it is as long as the net lives.
@@ -105,9 +121,10 @@ mod tests {
 
     #[test]
     fn a_lent_buffer_is_left_to_its_borrower() {
+        let two = Shape::from([2]);
         let (mut loans, mut values) = (Loans::default(), vec![1.0, 2.0]);
-        let (lent, again) = (loans.lend(3, &mut values), loans.lend(3, &mut values));
-        assert_eq!((lent.first, lent.len), (again.first, again.len));
+        let (lent, again) = (loans.lend(3, &mut values, &two), loans.lend(3, &mut values, &two));
+        assert_eq!(lent.first, again.first);
         loans.resize(3, &mut values, 2);
         assert_eq!(values.as_mut_ptr(), lent.first);
         loans.resize(3, &mut values, 1);
@@ -115,7 +132,7 @@ mod tests {
         assert_eq!(again.keeper.get().unwrap()[..], [1.0, 2.0]);
         assert_eq!(lent.keeper.get().unwrap().as_ptr(), lent.first.cast_const());
         assert!(!loans.is_lent(3));
-        let second = loans.lend(3, &mut values);
+        let second = loans.lend(3, &mut values, &Shape::from([1]));
         assert!(loans.is_lent(3) && second.keeper.get().is_none());
         drop(second);
         loans.resize(3, &mut values, 2);

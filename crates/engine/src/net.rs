@@ -17,8 +17,8 @@ use crate::{
 
 pub use crate::{params::Param, weights::ParamMap};
 
-/// Values that a thread adds at a time where a blob's gradients are summed.
-const ADD_CHUNK: usize = 16 * 1024;
+/// Values that a thread takes at a time where gradients are cleared or summed.
+const THREAD_CHUNK: usize = 16 * 1024;
 
 /// Where a net asks for the shapes of data layers that only their data tell.
 pub trait InputShapes {
@@ -78,8 +78,8 @@ struct NetLayer {
 pub(crate) struct Blob {
     /// Its name; a later blob of the same name lies over it, in place.
     name: String,
-    shape: Shape,
-    data: usize,
+    pub(crate) shape: Shape,
+    pub(crate) data: usize,
     pub(crate) diff: usize,
     pub(crate) readers: usize,
     producer: usize,
@@ -237,17 +237,17 @@ impl Net {
 
     /// A blob's values, to fill it; for a data layer's blob those that the layer gives, whoever works on it in place.
     pub fn blob_data_mut(&mut self, name: &str) -> Result<&mut [f32], Error> {
-        let buffer = self.writable_buffer(name)?;
+        let buffer = self.writable_blob(name)?.data;
         Ok(&mut self.data[buffer])
     }
 
-    pub(crate) fn writable_buffer(&self, name: &str) -> Result<usize, Error> {
+    pub(crate) fn writable_blob(&self, name: &str) -> Result<&Blob, Error> {
         let first = self.first_blob(name)?;
-        Ok(if is_fed(&self.spec.layers[first.producer]) {
-            first.data
+        if is_fed(&self.spec.layers[first.producer]) {
+            Ok(first)
         } else {
-            self.blob(name)?.data
-        })
+            self.blob(name)
+        }
     }
 
     /// A blob's gradient after [`Net::backward`]; where layers work in place, that of the first writer's values, as in
@@ -535,7 +535,7 @@ impl Net {
         for (i, blob) in layer.plan.bottoms.iter().enumerate() {
             if layer.plan.propagate_down[i] && layer.plan.accumulate[i] {
                 let sum = &mut self.diff[self.blobs[*blob].diff];
-                let chunks = sum.par_chunks_mut(ADD_CHUNK).zip(lent[i].par_chunks(ADD_CHUNK));
+                let chunks = sum.par_chunks_mut(THREAD_CHUNK).zip(lent[i].par_chunks(THREAD_CHUNK));
                 chunks.for_each(|(sum, values)| sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value));
                 self.scratch[scratch_used] = mem::take(&mut lent[i]);
                 scratch_used += 1;
@@ -546,7 +546,8 @@ impl Net {
 
     /// Sets all parameter gradients to zero.
     pub fn clear_gradients(&mut self) {
-        self.gradient_arena.fill(0.0);
+        let chunks = self.gradient_arena.par_chunks_mut(THREAD_CHUNK);
+        chunks.for_each(|gradients| gradients.fill(0.0));
     }
 
     /// The first layer, in order, one of whose tops holds a value that is not finite.

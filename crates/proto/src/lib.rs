@@ -17,6 +17,7 @@ pub mod binary;
 mod lexer;
 mod parser;
 mod printer;
+pub mod reflect;
 mod schema;
 pub mod text;
 pub mod upgrade;

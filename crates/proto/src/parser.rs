@@ -419,7 +419,7 @@ fn unknown_field(descriptor: &MessageDescriptor, name: &str, span: Range<usize>)
 }
 
 /// The name that was most likely meant, if one is near.
-fn nearest<'a>(written: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(written: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     /// Longer names than any in the schema are no slips of the pen, and would take long to compare.
     const LONGEST: usize = 64;
     if written.len() > LONGEST {

@@ -16,6 +16,11 @@ pub(crate) fn descriptor<M: Name>() -> MessageDescriptor {
         .expect("struct and descriptor come from the same file")
 }
 
+/// The descriptor of a message by its name in the file.
+pub(crate) fn message(name: &str) -> Option<MessageDescriptor> {
+    POOL.get_message_by_name(&format!("caffe.{name}"))
+}
+
 /// The message as fields that can be walked.
 pub(crate) fn to_dynamic<M: Name>(message: &M) -> DynamicMessage {
     let mut dynamic = DynamicMessage::new(descriptor::<M>());

@@ -35,7 +35,7 @@ impl TextError {
         self.0.column
     }
 
-    fn new(file: &str, text: &str, mistake: Mistake) -> Self {
+    pub(crate) fn new(file: &str, text: &str, mistake: Mistake) -> Self {
         /// Characters shown before and after the mistake, so that a weight file's line does not fill the terminal.
         const AROUND: usize = 80;
         let start = mistake.span.start.min(text.len());

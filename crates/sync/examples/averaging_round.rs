@@ -1,8 +1,10 @@
 //! Measures the averaging round of workers in one process against a pass over their arenas at memory speed.
 //!
-//! A pass is that all workers, at the same time, read and write every value of their own arena once. Passes and rounds
-//! alternate in one run. Printed are medians in ms, the spread from the first to the third quartile, and the ratio of
-//! the medians. With histories averaged, a pass is over the weights and one history.
+//! A pass is that all workers, at the same time, read and write every value of their own arena once: what a round does
+//! at least, since the average is of all values and replaces all of them. Passes and rounds alternate in one run, and
+//! take so many arenas in turn that none is still in the cache when its turn comes. Printed are medians in ms, the
+//! spread from the first to the third quartile, and the ratio of the medians. With histories averaged, a pass is over
+//! the weights and one history.
 //!
 //! ```text
 //! cargo run --release -p sparknet-sync --example averaging_round [seconds for each measurement, 4 if not given]
@@ -17,6 +19,8 @@ use std::time::{Duration, Instant};
 /// CaffeNet's and LeNet's number of weights.
 const LENGTHS: [usize; 2] = [60_965_224, 431_080];
 const WORLDS: [usize; 3] = [1, 2, 4];
+/// A worker's arenas have at least so many values together: 128 MiB.
+const MIN_VALUES: usize = 32 << 20;
 const MIN_TURNS: usize = 9;
 const MAX_TURNS: usize = 2000;
 
@@ -52,22 +56,25 @@ fn measure(length: usize, world: usize, policy: HistoryPolicy, budget: Duration)
             .map(|mut transport| {
                 scope.spawn(move || {
                     let mut strategy = Average::new(1, policy).expect("tau is 1");
-                    let mut params = vec![1.0f32; length];
                     let with_history = policy == HistoryPolicy::Average;
-                    let mut history = vec![1.0f32; if with_history { length } else { 0 }];
+                    let history_length = if with_history { length } else { 0 };
+                    let count = MIN_VALUES.div_ceil(length);
+                    let mut arenas = vec![(vec![1.0f32; length], vec![1.0f32; history_length]); count];
                     let mut spans = Vec::new();
-                    // The first turn touches the memory and does not count.
+                    // The first turn does not count.
                     for turn in 0..=MAX_TURNS {
+                        let (params, history) = &mut arenas[2 * turn % count];
                         let pass = timed(barrier, || {
-                            for arena in [&mut params, &mut history] {
+                            for arena in [params, history] {
                                 for value in black_box(arena) {
                                     *value *= 1.000_1;
                                 }
                             }
                         });
+                        let (params, history) = &mut arenas[(2 * turn + 1) % count];
                         let round = timed(barrier, || {
                             let replica = Replica {
-                                params: black_box(&mut params),
+                                params: black_box(params),
                                 gradients: &mut [],
                                 histories: &mut with_history.then_some(black_box(&mut history[..])).into_iter(),
                             };

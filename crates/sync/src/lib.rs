@@ -9,6 +9,14 @@
 //! | [`Average`] | weights, and momentum if asked | every τ iterations | SparkNet, Deeplearning4j |
 //! | [`AllReduce`] | gradients | every iteration | CaffeOnSpark, synchronous SGD |
 //!
+//! | transport | between | for |
+//! |---|---|---|
+//! | [`InProcess`] | threads of one process | one machine |
+//! | [`Tcp`] | processes, which a [`Listener`] connects and a [`JobToken`] admits | several machines |
+//!
+//! Both sum in the same order, so the same shards end with the same bits on either. [`Compression`] trades that, and
+//! some precision, for half the bytes on the network.
+//!
 //! ```
 //! use sparknet_sync::{Average, HistoryPolicy, Replica, Round, SyncStrategy, in_process};
 //! use std::time::Duration;

@@ -4,13 +4,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// How long somebody who has connected may take to say who it is.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How many may be about to say who they are at once. The oldest has to go when there is one more.
+/// How many may be about to say who they are at once. When there is one more, the oldest
+/// that has not said anything that makes sense has to go.
 const MAX_GUESTS: usize = 128;
 
 /// How long a worker goes on trying to reach one whose machine refuses. Workers listen before anybody knows their
@@ -19,6 +20,10 @@ const RETRY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often whoever waits for connections looks whether the other half of the work has failed.
 const TICK: Duration = Duration::from_millis(50);
+
+/// What may be on its way between two workers on one machine, in bytes. Left to itself Linux takes megabytes, which
+/// have left the cache before they are read. Between machines that is right, and stays.
+const SEND_BUFFER_LENGTH: usize = 512 * 1024;
 
 /// A worker that others can already connect to, but that does not yet know their addresses.
 ///
@@ -96,28 +101,28 @@ impl Listener {
             token,
             timeout: options.timeout,
             began: Instant::now(),
-            failed: AtomicBool::new(false),
+            failure: OnceLock::new(),
         };
         let next = (rank + 1) % world;
+        let connect_to_others = || {
+            let wanted = (0..rank).map(|peer| (peer, Purpose::Control));
+            let wanted = wanted.chain((world > 1).then_some((next, Purpose::Values)));
+            let streams = wanted.map(|(peer, purpose)| meeting.connect_to(peer, &peers[peer], purpose));
+            meeting.note_failure(streams.collect::<Result<Vec<_>, _>>())
+        };
         let (accepted, connected) = std::thread::scope(|scope| {
-            let connecting = scope.spawn(|| {
-                let result = (0..rank)
-                    .map(|peer| (peer, Purpose::Control))
-                    .chain((world > 1).then_some((next, Purpose::Values)))
-                    .map(|(peer, purpose)| meeting.connect_to(peer, &peers[peer], purpose))
-                    .collect::<Result<Vec<_>, _>>();
-                meeting.failed.fetch_or(result.is_err(), Relaxed);
-                result
-            });
-            let accepted = meeting.accept_others(&self.listener);
-            meeting.failed.fetch_or(accepted.is_err(), Relaxed);
-            (accepted, connecting.join())
+            let connecting = scope.spawn(connect_to_others);
+            let accepted = meeting.note_failure(meeting.accept_others(&self.listener));
+            // Nothing in that thread panics; if it does, that is not hidden.
+            let connected = connecting
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            (accepted, connected)
         });
-        // Nothing in that thread panics; if it does, that is not hidden.
-        let connected = connected.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        // Whichever failed first stopped the other, and an accept that was stopped is no error.
-        let accepted = accepted?;
-        let mut connected = connected?;
+        if let Some(error) = meeting.failure.into_inner() {
+            return Err(error);
+        }
+        let (accepted, mut connected) = (accepted.unwrap_or_default(), connected.unwrap_or_default());
         let to_next = if world > 1 { connected.pop() } else { None };
         let mut control = (0..world).map(|_| None).collect::<Vec<_>>();
         let mut from_previous = None;
@@ -141,8 +146,8 @@ struct Meeting<'a> {
     token: &'a JobToken,
     timeout: Duration,
     began: Instant,
-    /// One half of the work has failed, so the other may stop.
-    failed: AtomicBool,
+    /// What failed first. It ends the other half of the work, too.
+    failure: OnceLock<SyncError>,
 }
 
 /// Somebody who has connected and not yet proved anything.
@@ -165,6 +170,11 @@ enum Verdict {
 }
 
 impl Meeting<'_> {
+    fn note_failure<T>(&self, result: Result<T, SyncError>) -> Option<T> {
+        // The failure of the half that was stopped comes second, and does not matter.
+        result.map_err(|error| self.failure.set(error)).ok()
+    }
+
     fn left(&self) -> Duration {
         self.timeout.saturating_sub(self.began.elapsed())
     }
@@ -178,7 +188,7 @@ impl Meeting<'_> {
             .collect::<Vec<_>>();
         let (mut guests, mut admitted) = (Vec::<Guest>::new(), Vec::new());
         let mut turned_away = String::new();
-        while !missing.is_empty() && !self.failed.load(Relaxed) {
+        while !missing.is_empty() && self.failure.get().is_none() {
             if self.left().is_zero() {
                 let mut waited_for = missing.iter().map(|&(peer, _)| peer).collect::<Vec<_>>();
                 waited_for.sort_unstable();
@@ -191,12 +201,17 @@ impl Meeting<'_> {
                 });
             }
             // An error here is one of a guest that left before it was let in, or of a machine without free files.
-            while let Ok((stream, address)) = listener.accept() {
+            // Not too many at once, so that whoever has said something is looked at before it would have to go.
+            for _ in 0..MAX_GUESTS / 2 {
+                let Ok((stream, address)) = listener.accept() else {
+                    break;
+                };
                 if stream.set_nonblocking(true).is_err() {
                     continue;
                 }
                 if guests.len() == MAX_GUESTS {
-                    guests.remove(0);
+                    let silent = guests.iter().position(|guest| guest.challenged.is_none());
+                    guests.remove(silent.unwrap_or(0));
                 }
                 guests.push(Guest {
                     stream,
@@ -285,7 +300,10 @@ impl Meeting<'_> {
             return Err("it does not know this job's token".to_owned());
         }
         if !missing.contains(&(hello.connector, hello.purpose)) {
-            return Err(format!("it says it is worker {}, which is not awaited", hello.connector));
+            return Err(format!(
+                "it says it is worker {}, which is not awaited",
+                hello.connector
+            ));
         }
         let proof = handshake::proof(self.token, Role::Acceptor, &bytes, &nonce);
         guest.stream.write_all(&proof).map_err(broke)?;
@@ -329,7 +347,8 @@ impl Meeting<'_> {
         match shake_hands() {
             Ok(true) => Ok(stream),
             Ok(false) => Err(failed(
-                "who answers there does not know this job's token; give all workers the same list of addresses".to_owned(),
+                "who answers there does not know this job's token; give all workers the same list of addresses"
+                    .to_owned(),
             )),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Err(failed(format!(
                 "nobody answered within {:?}; look at what happened there",
@@ -359,8 +378,8 @@ impl Meeting<'_> {
                     }
                 }
             }
-            let give_up = self.began.elapsed() >= RETRY_TIMEOUT.min(self.timeout);
-            if give_up || self.failed.load(Relaxed) || last_error.kind() == ErrorKind::InvalidInput {
+            let give_up = self.began.elapsed() >= RETRY_TIMEOUT.min(self.timeout / 2);
+            if give_up || self.failure.get().is_some() || last_error.kind() == ErrorKind::InvalidInput {
                 return Err(last_error);
             }
             std::thread::sleep(TICK);
@@ -371,7 +390,7 @@ impl Meeting<'_> {
     fn read_exactly(&self, stream: &mut TcpStream, bytes: &mut [u8]) -> io::Result<()> {
         let mut length = 0;
         while length < bytes.len() {
-            if self.left().is_zero() || self.failed.load(Relaxed) {
+            if self.left().is_zero() || self.failure.get().is_some() {
                 return Err(ErrorKind::TimedOut.into());
             }
             let tick = TICK.min(self.left()).max(Duration::from_millis(1));
@@ -390,6 +409,9 @@ impl Meeting<'_> {
 /// Small frames go out at once, and a machine that vanishes is found out even where nobody sends anything.
 fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    if stream.local_addr()?.ip() == stream.peer_addr()?.ip() {
+        sockopt::set_socket_send_buffer_size(stream, SEND_BUFFER_LENGTH)?;
+    }
     sockopt::set_socket_keepalive(stream, true)?;
     sockopt::set_tcp_keepidle(stream, Duration::from_secs(15))?;
     sockopt::set_tcp_keepintvl(stream, Duration::from_secs(5))?;

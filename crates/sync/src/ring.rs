@@ -13,8 +13,8 @@ pub(crate) struct Ring {
     next: TcpStream,
     previous: TcpStream,
     compression: Compression,
-    /// The header of the frame that is being sent, and how much of that frame is out; 0 before it is begun.
-    sending: [u8; HEADER_LENGTH],
+    /// The header of the frame that is being sent, if one is, and how much of that frame is out.
+    sending: Option<[u8; HEADER_LENGTH]>,
     sent_bytes: usize,
     /// The header of the frame that is being received, and how much of that frame is here.
     receiving: [u8; HEADER_LENGTH],
@@ -43,8 +43,8 @@ pub(crate) enum Task {
 /// number of pieces, and frame `step · pieces + piece` of worker r carries that piece of segment (r − step) mod world:
 /// first its own values of segment r; then, in world − 2 steps, what it has received plus its own values; then, in
 /// world − 1 steps, sums that are complete. So whatever is sent was received one step before (but for the first step),
-/// and a frame can go out as soon as the one `pieces` before it has come in. A broadcast is the same with steps of one
-/// frame.
+/// and a frame can go out as soon as the one `pieces` before it has come in. In a broadcast, frame
+/// k is piece k of all values, and everyone but the root passes it on when it has come.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan {
     task: Task,
@@ -172,7 +172,7 @@ impl Ring {
             next,
             previous,
             compression,
-            sending: [0; HEADER_LENGTH],
+            sending: None,
             sent_bytes: 0,
             receiving: [0; HEADER_LENGTH],
             received_bytes: 0,
@@ -202,27 +202,30 @@ impl Ring {
         }
         let part = transfer.plan.sent(transfer.sent);
         let compresses = self.compresses(&transfer.plan);
-        if self.sent_bytes == 0 {
-            let exponent = if compresses {
-                self.compress(transfer, part.clone())
-            } else {
-                0
-            };
-            let payload = payload(compresses, &self.compressed_out, &transfer.values[part.clone()]);
-            let header = Header {
-                kind: Kind::Piece,
-                call: transfer.call,
-                index: transfer.sent as u32,
-                length: payload.len() as u32,
-                exponent,
-            };
-            self.sending = header.encode(&[payload]);
-        }
+        let header = match self.sending {
+            Some(header) => header,
+            None => {
+                let exponent = if compresses {
+                    self.compress(transfer, part.clone())
+                } else {
+                    0
+                };
+                let payload = payload(compresses, &self.compressed_out, &transfer.values[part.clone()]);
+                let header = Header {
+                    kind: Kind::Piece,
+                    call: transfer.call,
+                    index: transfer.sent as u32,
+                    length: payload.len() as u32,
+                    exponent,
+                };
+                *self.sending.insert(header.encode(&[payload]))
+            }
+        };
         let payload = payload(compresses, &self.compressed_out, &transfer.values[part]);
         let written = match self.sent_bytes.checked_sub(HEADER_LENGTH) {
             None => self
                 .next
-                .write_vectored(&[IoSlice::new(&self.sending[self.sent_bytes..]), IoSlice::new(payload)]),
+                .write_vectored(&[IoSlice::new(&header[self.sent_bytes..]), IoSlice::new(payload)]),
             Some(sent) => self.next.write(&payload[sent..]),
         };
         match written {
@@ -232,6 +235,7 @@ impl Ring {
             Err(error) => return Err(Trouble::NextBroke(error)),
         }
         if self.sent_bytes == HEADER_LENGTH + payload.len() {
+            self.sending = None;
             self.sent_bytes = 0;
             transfer.sent += 1;
         }
@@ -276,7 +280,9 @@ impl Ring {
         let mut progress = false;
         if self.received_bytes < HEADER_LENGTH {
             let read = self.previous.read(&mut self.receiving[self.received_bytes..]);
-            let Some(length) = how_much(read)? else { return Ok(progress) };
+            let Some(length) = how_much(read)? else {
+                return Ok(progress);
+            };
             self.received_bytes += length;
             progress = true;
             if self.received_bytes < HEADER_LENGTH {

@@ -33,7 +33,7 @@ pub enum Compression {
     ///
     /// Each of the world − 1 additions of a sum, and the sum itself, is rounded to 11 significant bits: the error is at
     /// most world · 2⁻¹¹ of the largest partial sum. Values below about 2⁻²⁹ of the largest that goes with them lose
-    /// bits, and below 2⁻⁴⁰ become 0.
+    /// bits, and below about 2⁻⁴⁰ become 0.
     F16,
 }
 
@@ -82,6 +82,8 @@ pub struct Tcp {
     control: Control,
     /// `None` if there is only one worker.
     ring: Option<Ring>,
+    /// Empty: memory for the connections that are waited for.
+    wanted: Vec<PollFd<'static>>,
 }
 
 impl Tcp {
@@ -100,6 +102,7 @@ impl Tcp {
             calls_made: 0,
             control: Control::new(rank, control),
             ring: ring.map(|(next, previous)| Ring::new(next, previous, options.compression)),
+            wanted: Vec::with_capacity(world + 1),
         }
     }
 
@@ -146,7 +149,7 @@ impl Tcp {
             sent: 0,
             received: 0,
         });
-        let mut agreed = false;
+        let (mut agreed, mut trouble) = (false, None);
         let mut waiting_since = Instant::now();
         loop {
             self.control.turn(number);
@@ -155,13 +158,18 @@ impl Tcp {
                 agreed = true;
                 waiting_since = Instant::now();
             }
-            if let Some(transfer) = &mut transfer {
-                let moved = move_values(ring, transfer, agreed);
-                match moved {
+            if let Some(transfer) = &mut transfer
+                && trouble.is_none()
+            {
+                match move_values(ring, transfer, agreed) {
                     Ok(true) => waiting_since = Instant::now(),
                     Ok(false) => {}
-                    Err(trouble) => return Err(self.explain(number, trouble)),
+                    Err(broke) => trouble = Some(broke),
                 }
+            }
+            // Until all have announced the same call, a worker may be gone because the calls differ.
+            if agreed && let Some(trouble) = trouble {
+                return Err(self.explain(number, trouble));
             }
             if agreed && self.control.is_flushed() && transfer.as_ref().is_none_or(Transfer::is_done) {
                 return Ok(());
@@ -175,9 +183,10 @@ impl Tcp {
                     timeout: self.timeout,
                 });
             }
-            let mut wanted = self.control.wanted().collect::<Vec<_>>();
+            let mut wanted = emptied(std::mem::take(&mut self.wanted));
+            wanted.extend(self.control.wanted());
             if let Some(transfer) = &transfer {
-                if transfer.may_send() {
+                if transfer.may_send() && trouble.is_none() {
                     wanted.push(PollFd::new(ring.next(), PollFlags::OUT));
                 }
                 if agreed && transfer.may_receive() {
@@ -185,13 +194,16 @@ impl Tcp {
                 }
             }
             wait(&mut wanted, left);
+            self.wanted = emptied(wanted);
         }
     }
 
     /// The workers that keep this one from going on, in order of rank.
     fn waited_for(&self, number: u64, transfer: Option<&Transfer<'_>>) -> Vec<usize> {
         let mut ranks = self.control.awaited(number).collect::<Vec<_>>();
-        if ranks.is_empty() && let Some(transfer) = transfer {
+        if ranks.is_empty()
+            && let Some(transfer) = transfer
+        {
             if transfer.may_receive() {
                 ranks.push((self.rank + self.world - 1) % self.world);
             } else {
@@ -218,7 +230,10 @@ impl Tcp {
         let broke = Instant::now();
         loop {
             self.control.turn(number);
-            let reason = self.control.failed(number).and_then(|()| self.control.still_here(peer_rank));
+            let reason = self
+                .control
+                .failed(number)
+                .and_then(|()| self.control.still_here(peer_rank));
             if let Err(reason) = reason {
                 return reason;
             }
@@ -226,12 +241,21 @@ impl Tcp {
             if left.is_zero() {
                 return SyncError::PeerGone {
                     rank: peer_rank,
-                    reason: format!("its connection broke ({error}); look at the network between worker {} and it", self.rank),
+                    reason: format!(
+                        "its connection broke ({error}); look at the network between worker {} and it",
+                        self.rank
+                    ),
                 };
             }
             wait(&mut self.control.wanted().collect::<Vec<_>>(), left);
         }
     }
+}
+
+/// The same memory for connections of another lifetime.
+fn emptied<'a>(mut wanted: Vec<PollFd<'_>>) -> Vec<PollFd<'a>> {
+    wanted.clear();
+    wanted.into_iter().map_while(|_| None).collect()
 }
 
 /// Sends and receives until nothing is ready; whether anything was.

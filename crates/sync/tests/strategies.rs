@@ -205,6 +205,12 @@ fn one_worker_keeps_every_bit() {
 
 /// Least squares by gradient descent on each worker's part of 40 records, `momentum` included.
 fn train(world: usize, momentum: f32, strategy: impl Fn() -> Box<dyn SyncStrategy> + Sync) -> Vec<Vec<f32>> {
+    run(world, |mut transport| train_one(&mut transport, momentum, strategy()))
+}
+
+/// What one worker does in [`train`]; the weights that it ends with.
+fn train_one(transport: &mut dyn Transport, momentum: f32, mut strategy: Box<dyn SyncStrategy>) -> Vec<f32> {
+    let world = transport.world();
     const FEATURES: usize = 5;
     const RECORDS: usize = 40;
     let data = (0..RECORDS).map(|record| {
@@ -216,36 +222,31 @@ fn train(world: usize, momentum: f32, strategy: impl Fn() -> Box<dyn SyncStrateg
         (x, y)
     });
     let data = data.collect::<Vec<_>>();
-    run(world, |mut transport| {
-        let mut strategy = strategy();
-        let mut params = numbers(FEATURES, 1000 + transport.rank() as u64);
-        let mut histories = [vec![0.0; FEATURES]];
-        strategy.start(&mut params, &mut transport).unwrap();
-        let batch = RECORDS / world;
-        for iteration in 0..30 {
-            let mut gradients = vec![0.0; FEATURES];
-            for (x, y) in &data[batch * transport.rank()..][..batch] {
-                let error = x.iter().zip(&params).map(|(x, w)| x * w).sum::<f32>() - y;
-                for (gradient, x) in gradients.iter_mut().zip(x) {
-                    *gradient += error * x / batch as f32;
-                }
+    let mut params = numbers(FEATURES, 1000 + transport.rank() as u64);
+    let mut histories = [vec![0.0; FEATURES]];
+    strategy.start(&mut params, transport).unwrap();
+    let batch = RECORDS / world;
+    for iteration in 0..30 {
+        let mut gradients = vec![0.0; FEATURES];
+        for (x, y) in &data[batch * transport.rank()..][..batch] {
+            let error = x.iter().zip(&params).map(|(x, w)| x * w).sum::<f32>() - y;
+            for (gradient, x) in gradients.iter_mut().zip(x) {
+                *gradient += error * x / batch as f32;
             }
-            strategy
-                .after_backward(iteration, &mut gradients, &mut transport)
-                .unwrap();
-            for ((param, gradient), history) in params.iter_mut().zip(&gradients).zip(&mut histories[0]) {
-                *history = momentum * *history + 0.05 * gradient;
-                *param -= *history;
-            }
-            let replica = Replica {
-                params: &mut params,
-                gradients: &mut gradients,
-                histories: &mut histories.iter_mut().map(Vec::as_mut_slice),
-            };
-            strategy.after_update(iteration + 1, replica, &mut transport).unwrap();
         }
-        params
-    })
+        strategy.after_backward(iteration, &mut gradients, transport).unwrap();
+        for ((param, gradient), history) in params.iter_mut().zip(&gradients).zip(&mut histories[0]) {
+            *history = momentum * *history + 0.05 * gradient;
+            *param -= *history;
+        }
+        let replica = Replica {
+            params: &mut params,
+            gradients: &mut gradients,
+            histories: &mut histories.iter_mut().map(Vec::as_mut_slice),
+        };
+        strategy.after_update(iteration + 1, replica, transport).unwrap();
+    }
+    params
 }
 
 fn assert_close(left: &[f32], right: &[f32]) {
@@ -285,5 +286,19 @@ fn workers_end_with_equal_bits_in_every_run() {
             assert!(results.iter().all(|params| bits(params) == bits(&results[0])));
         }
         assert_eq!(train(world, 0.9, average), train(world, 0.9, average));
+    }
+}
+
+#[test]
+fn training_over_tcp_ends_with_the_bits_of_training_in_process() {
+    let average = || Box::new(Average::new(6, HistoryPolicy::Average).unwrap()) as Box<dyn SyncStrategy>;
+    let all_reduce = || Box::new(AllReduce) as Box<dyn SyncStrategy>;
+    for world in [1, 2, 4, 5] {
+        for strategy in [average, all_reduce] {
+            let over_tcp = workers::tcp::run(world, workers::tcp::EXACT, |mut transport| {
+                train_one(&mut transport, 0.9, strategy())
+            });
+            assert_eq!(over_tcp, train(world, 0.9, strategy));
+        }
     }
 }

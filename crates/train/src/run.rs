@@ -83,6 +83,8 @@ pub struct RunSettings {
     pub allow_nan: bool,
     /// Whether layers without data are fed by a program; they are an error otherwise.
     pub fed_by_program: bool,
+    /// The seed where neither the solver nor the snapshot has one; `None` for one from the clock.
+    pub fallback_seed: Option<u64>,
     /// How long a worker waits for another before the run ends.
     pub sync_timeout: Duration,
     /// What signals ask for.
@@ -106,6 +108,7 @@ impl RunSettings {
             weights: Vec::new(),
             allow_nan: false,
             fed_by_program: false,
+            fallback_seed: None,
             sync_timeout: Duration::from_secs(3600),
             control: Control::default(),
             rows: Vec::new(),
@@ -176,6 +179,7 @@ fn worker_settings(settings: RunSettings) -> Result<WorkerSettings, Error> {
         mut weights,
         allow_nan,
         fed_by_program,
+        fallback_seed,
         control,
         rows,
         ..
@@ -201,6 +205,7 @@ fn worker_settings(settings: RunSettings) -> Result<WorkerSettings, Error> {
         .solver
         .random_seed
         .or(resume.as_ref().and_then(Resume::run_seed))
+        .or(fallback_seed)
         .unwrap_or_else(seed_from_clock);
     Ok(WorkerSettings {
         job,

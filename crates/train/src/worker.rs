@@ -309,6 +309,15 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
+    /// Fills the train net's data layers with their next batches, outside of an iteration.
+    ///
+    /// # Errors
+    /// Data that cannot be read.
+    pub fn feed(&mut self) -> Result<(), Error> {
+        self.feeds.fill(self.solver.net_mut())?;
+        Ok(())
+    }
+
     /// The solver, with the net that is trained.
     pub fn solver(&self) -> &Solver {
         &self.solver

@@ -330,3 +330,14 @@ fn an_instruction_set_that_does_not_exist() {
         "error: SPARKNET_SIMD is \"sse9\"; set it to avx512, avx2 or portable, or unset it\n"
     );
 }
+
+#[test]
+fn a_value_of_the_winograd_switch_that_means_nothing() {
+    let place = Workplace::new();
+    let output = place.command(TRAIN).env("SPARKNET_WINOGRAD", "yes").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        stderr(&output),
+        "error: SPARKNET_WINOGRAD is \"yes\"; set it to on or off, or unset it\n"
+    );
+}

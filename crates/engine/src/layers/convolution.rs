@@ -15,13 +15,15 @@
 use rayon::prelude::*;
 
 mod correlation;
+mod winograd;
 
 use correlation::{Buffers, Correlation};
+use winograd::{SumBuffers, Winograd};
 
 use super::patches::Patches;
 use crate::{
     LayerError, Shape,
-    kernels::{self, Indexed, Matrix, PackedRows},
+    kernels::{self, Indexed, Matrix, PackedRows, Simd},
     layer::{Backward, Forward, Layer, ParamBlob},
     spec::ConvolutionSpec,
 };
@@ -32,11 +34,17 @@ const OUTPUTS: usize = 16;
 /// Convolves every bottom to the top at its place, all with the same weights.
 pub struct Convolution {
     spec: ConvolutionSpec,
+    /// The set with which fewer products than the definition has may be used, at the price of some rounding.
+    winograd: Option<Simd>,
     geometry: Geometry,
     /// One for each part of the images, and each part is one thread's.
     parts: Vec<Part>,
     /// The weights as a pass needs them, one for each group.
     packed: Vec<PackedRows>,
+    winograd_parts: Vec<winograd::Buffers>,
+    winograd_sums: SumBuffers,
+    /// The weights transformed, or their gradient.
+    transformed: Vec<f32>,
 }
 
 /// What one part of the images is computed with.
@@ -64,6 +72,9 @@ struct Geometry {
     forward: Correlation,
     /// From the top's gradient to the bottom's.
     backward: Option<Transposed>,
+    /// Both again, through fewer products, where that is quicker.
+    winograd_forward: Option<Winograd>,
+    winograd_backward: Option<Winograd>,
 }
 
 /// The convolution that takes the gradient of the top to that of the bottom.
@@ -79,9 +90,14 @@ impl Convolution {
     pub fn new(spec: &ConvolutionSpec) -> Self {
         Self {
             spec: spec.clone(),
+            // Whoever starts a run reports a value that means nothing.
+            winograd: kernels::winograd::from_env().unwrap_or(true).then(Simd::current),
             geometry: Geometry::default(),
             parts: Vec::new(),
             packed: Vec::new(),
+            winograd_parts: Vec::new(),
+            winograd_sums: SumBuffers::default(),
+            transformed: Vec::new(),
         }
     }
 
@@ -95,6 +111,9 @@ impl Convolution {
         for part in &mut self.parts[..parts] {
             part.forward.workspaces.resize_with(workspaces, Default::default);
             part.backward.workspaces.resize_with(workspaces, Default::default);
+        }
+        if self.winograd_parts.len() < parts {
+            self.winograd_parts.resize_with(parts, Default::default);
         }
         let images_per_part = images.div_ceil(parts).max(1);
         (images.div_ceil(images_per_part), images_per_part)
@@ -120,10 +139,10 @@ impl Convolution {
             .zip(top_diff)
             .with_max_len(1)
             .for_each(|((part, x), dy)| {
-                part.weight_diff.resize(geometry.weight_shape.count(), 0.0);
                 part.bias_diff.clear();
                 part.bias_diff.resize(geometry.num_output, 0.0);
-                if wants_weight {
+                if wants_weight && geometry.winograd_forward.is_none() {
+                    part.weight_diff.resize(geometry.weight_shape.count(), 0.0);
                     let correlation = &geometry.forward;
                     correlation.weight_diff(&mut part.forward, x, dy, &mut part.weight_diff);
                 }
@@ -137,7 +156,16 @@ impl Convolution {
                     }
                 }
             });
-        if wants_weight {
+        if let (true, Some(winograd)) = (wants_weight, &geometry.winograd_forward) {
+            winograd.weight_diff(
+                &mut self.winograd_parts,
+                &mut self.winograd_sums,
+                &mut self.transformed,
+                io.bottom.get(i),
+                io.top_diff.get(i),
+                io.param_diff.get_mut(0),
+            );
+        } else if wants_weight {
             let (rows, columns) = geometry.group_matrix();
             let outputs = io.param_diff.get_mut(0).par_chunks_mut(OUTPUTS * columns).enumerate();
             outputs.for_each(|(chunk, diff)| {
@@ -163,6 +191,20 @@ impl Convolution {
         let (used, images) = self.prepare(io.context.threads);
         let geometry = &self.geometry;
         let weight = &io.params[0];
+        if let Some(winograd) = &geometry.winograd_backward {
+            winograd.pack(weight, true, &mut self.winograd_parts, &mut self.transformed);
+            let packed = &self.transformed;
+            let bottom_diff = io.bottom_diff[i].par_chunks_mut(images * geometry.bottom_count());
+            let top_diff = io.top_diff.get(i).par_chunks(images * geometry.top_count());
+            let parts = self.winograd_parts[..used]
+                .par_iter_mut()
+                .zip(bottom_diff)
+                .zip(top_diff);
+            parts
+                .with_max_len(1)
+                .for_each(|((part, dx), dy)| winograd.run(part, packed, None, dy, dx));
+            return;
+        }
         if let Some(transposed) = &geometry.backward {
             transposed.pack(weight, geometry.group, &mut self.packed);
         }
@@ -198,7 +240,7 @@ impl Layer for Convolution {
                 fact: "all bottoms need one shape: give each shape a layer of its own, with shared weights".to_owned(),
             });
         }
-        let (geometry, top) = Geometry::new(&self.spec, bottom[0])?;
+        let (geometry, top) = Geometry::new(&self.spec, bottom[0], self.winograd)?;
         let weight_shape = &self.geometry.weight_shape;
         if weight_shape.num_axes() > 0 && *weight_shape != geometry.weight_shape {
             return Err(LayerError::BottomShape {
@@ -211,6 +253,8 @@ impl Layer for Convolution {
         }
         self.geometry = geometry;
         self.parts.clear();
+        self.winograd_parts.clear();
+        self.winograd_sums = SumBuffers::default();
         Ok(vec![top; bottom.len()])
     }
 
@@ -233,9 +277,22 @@ impl Layer for Convolution {
     fn forward(&mut self, io: &mut Forward<'_>) -> Result<(), LayerError> {
         let (used, images) = self.prepare(io.context.threads);
         let geometry = &self.geometry;
+        let bias = self.spec.bias_term.then(|| &io.params[1]);
+        if let Some(winograd) = &geometry.winograd_forward {
+            winograd.pack(&io.params[0], false, &mut self.winograd_parts, &mut self.transformed);
+            let packed = &self.transformed;
+            for (i, top) in io.top.iter_mut().enumerate() {
+                let bottom = io.bottom.get(i).par_chunks(images * geometry.bottom_count());
+                let top = top.par_chunks_mut(images * geometry.top_count());
+                let parts = self.winograd_parts[..used].par_iter_mut().zip(bottom).zip(top);
+                parts
+                    .with_max_len(1)
+                    .for_each(|((part, x), y)| winograd.run(part, packed, bias, x, y));
+            }
+            return Ok(());
+        }
         geometry.pack(&io.params[0], &mut self.packed);
         let packed = &self.packed;
-        let bias = self.spec.bias_term.then(|| &io.params[1]);
         for (i, top) in io.top.iter_mut().enumerate() {
             let bottom = io.bottom.get(i).par_chunks(images * geometry.bottom_count());
             let top = top.par_chunks_mut(images * geometry.top_count());
@@ -258,7 +315,7 @@ impl Layer for Convolution {
 }
 
 impl Geometry {
-    fn new(spec: &ConvolutionSpec, bottom: &Shape) -> Result<(Self, Shape), LayerError> {
+    fn new(spec: &ConvolutionSpec, bottom: &Shape, winograd: Option<Simd>) -> Result<(Self, Shape), LayerError> {
         let Some(channel_axis) = bottom.axis(spec.axis) else {
             return Err(LayerError::Axis {
                 axis: spec.axis,
@@ -284,6 +341,10 @@ impl Geometry {
             }
         }
         let images = bottom.count_to(channel_axis);
+        let winograd_of = |grid, channels, outputs| {
+            winograd.and_then(|simd| Winograd::new(simd, grid, channels, outputs, spec.group, images))
+        };
+        let grids = patches.grids();
         Ok((
             Self {
                 images,
@@ -293,6 +354,8 @@ impl Geometry {
                 weight_shape,
                 forward: Correlation::new(&patches, channels, spec.num_output, spec.group, images),
                 backward: Transposed::new(&patches, channels, spec, images),
+                winograd_forward: grids.and_then(|(forward, _)| winograd_of(forward, channels, spec.num_output)),
+                winograd_backward: grids.and_then(|(_, backward)| winograd_of(backward, spec.num_output, channels)),
                 patches,
             },
             top,

@@ -15,44 +15,57 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::vectorized::vectorized;
 use crate::{
     LayerError, Shape,
+    kernels::pooling::{Axis, Rows, Windows},
     layer::{Backward, Forward, Layer},
     spec::LrnSpec,
 };
 
+/// Across channels, so many positions are worked on at once, in all channels: what is needed of them stays in the cache.
+const BLOCK: usize = 128;
+
+/// Images of no more values are worked on whole: their channels need not be worked on one by one, each with a rest.
+const MAX_WHOLE_IMAGE: usize = 128 << 10;
+
+/// Within a channel, about so many values are.
+const PLANES_COUNT: usize = 8192;
+
 /// Normalises each value by its neighbours' squares.
+///
+/// The pass backward works s out again, which takes less time than to read it from memory.
 pub struct Lrn {
-    /// s = constant + factor · Σ x².
-    constant: f32,
-    factor: f32,
-    beta: f32,
-    region: Region,
-    /// s of each value, kept for backward.
-    scale: Vec<f32>,
-    /// Each thread's buffers.
-    parts: Vec<Part>,
-}
-
-#[derive(Default)]
-struct Part {
-    /// Of one image: what is summed over neighbours.
-    values: Vec<f32>,
-    /// Of one image: s^-beta; only backward needs it.
-    powers: Vec<f32>,
-    /// Of one channel.
-    row_sums: Vec<f32>,
-}
-
-/// Which values are neighbours, in images (c, h, w).
-struct Region {
+    formula: Formula,
     within_channel: bool,
     /// How far neighbours lie apart at most.
     reach: usize,
     images: usize,
     channels: usize,
-    height: usize,
-    width: usize,
+    /// Values in a channel of an image.
+    plane: usize,
+    /// The neighbours within a channel.
+    windows: Windows,
+    /// Each thread's buffers.
+    buffers: Vec<Buffers>,
+}
+
+/// y = x · s^-beta with s = constant + factor · Σ x².
+#[derive(Clone, Copy)]
+struct Formula {
+    constant: f32,
+    factor: f32,
+    beta: f32,
+}
+
+/// Of the values that are worked on at once, which have no neighbours but each other.
+#[derive(Default)]
+struct Buffers {
+    /// s of each, or of those in one channel; then s^-beta.
+    scale: Vec<f32>,
+    /// What is summed over neighbours: x² or, backward, dy · y / s.
+    terms: Vec<f32>,
+    rows: Rows,
 }
 
 impl Lrn {
@@ -71,41 +84,52 @@ impl Lrn {
         } else {
             (k, alpha / size)
         };
-        let region = Region {
+        Self {
+            formula: Formula { constant, factor, beta },
             within_channel,
             reach: (local_size - 1) / 2,
             images: 0,
             channels: 0,
-            height: 0,
-            width: 0,
-        };
-        Self {
-            constant,
-            factor,
-            beta,
-            region,
-            scale: Vec::new(),
-            parts: Vec::new(),
+            plane: 0,
+            windows: Windows::new(Axis::default(), Axis::default()),
+            buffers: Vec::new(),
         }
     }
 
-    /// Sizes the buffers; returns how many values the images of one part have.
-    fn prepare(&mut self, threads: usize) -> usize {
-        let region = &self.region;
-        self.scale.resize(region.images * region.image_count(), 0.0);
-        self.parts.resize_with(threads, Part::default);
-        for part in &mut self.parts {
-            part.values.resize(region.image_count(), 0.0);
-            part.row_sums.resize(
-                if region.within_channel {
-                    region.height * region.width
-                } else {
-                    0
-                },
-                0.0,
-            );
+    /// Sizes the buffers; returns how many values are worked on at once within channels, and how many each part has.
+    fn prepare(&mut self, threads: usize) -> (usize, usize) {
+        let image = self.channels * self.plane;
+        // A multiple of 4, since pooling works on up to 4 narrow channels at once.
+        let planes_at_once = PLANES_COUNT.div_ceil(self.plane.max(1)).next_multiple_of(4);
+        let at_once = (self.plane * planes_at_once).max(1);
+        let buffer_count = if self.within_channel {
+            at_once.min(self.images * image)
+        } else {
+            self.channels * self.block()
+        };
+        self.buffers.resize_with(threads, Buffers::default);
+        for buffers in &mut self.buffers {
+            buffers.scale.resize(buffer_count, 0.0);
+            buffers.terms.resize(buffer_count, 0.0);
         }
-        region.images.div_ceil(threads).max(1) * region.image_count()
+        (at_once, self.images.div_ceil(threads).max(1) * image)
+    }
+
+    /// How many positions are worked on at once across channels.
+    fn block(&self) -> usize {
+        if self.channels * self.plane <= MAX_WHOLE_IMAGE {
+            self.plane
+        } else {
+            BLOCK.min(self.plane)
+        }
+    }
+
+    /// The blocks of positions of `images`, as the offset of the first channel's and their number.
+    fn blocks(&self, images: &[f32]) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let (image, plane, block) = (self.channels * self.plane, self.plane, self.block());
+        let starts = move |image| (0..plane).step_by(block).map(move |start| (image, start));
+        let starts = (0..images.len()).step_by(image).flat_map(starts);
+        starts.map(move |(image, start)| (image + start, block.min(plane - start)))
     }
 }
 
@@ -118,40 +142,42 @@ impl Layer for Lrn {
                 fact: "it has to have four axes (n, c, h, w): put a Reshape layer before this one".to_owned(),
             });
         };
-        self.region = Region {
-            images,
-            channels,
-            height,
-            width,
-            ..self.region
-        };
+        (self.images, self.channels, self.plane) = (images, channels, height * width);
+        if self.within_channel {
+            let axis = |input: usize| Axis {
+                input,
+                output: input,
+                kernel: 2 * self.reach + 1,
+                stride: 1,
+                pad: self.reach,
+            };
+            self.windows = Windows::new(axis(height), axis(width));
+        }
         Ok(vec![bottom[0].clone()])
     }
 
     fn forward(&mut self, io: &mut Forward<'_>) -> Result<(), LayerError> {
-        let chunk = self.prepare(io.context.threads);
-        let (region, constant, factor, beta) = (&self.region, self.constant, self.factor, self.beta);
+        let (at_once, chunk) = self.prepare(io.context.threads);
+        let mut all_buffers = std::mem::take(&mut self.buffers);
         let values = io.top[0].par_chunks_mut(chunk).zip(io.bottom.get(0).par_chunks(chunk));
-        let parts = self
-            .parts
-            .par_iter_mut()
-            .zip(self.scale.par_chunks_mut(chunk))
-            .zip(values)
-            .with_max_len(1);
-        parts.for_each(|((part, scale), (y, x))| {
-            let size = region.image_count();
-            let images = y
-                .chunks_exact_mut(size)
-                .zip(x.chunks_exact(size))
-                .zip(scale.chunks_exact_mut(size));
-            for ((y, x), s) in images {
-                part.values.iter_mut().zip(x).for_each(|(square, x)| *square = x * x);
-                region.sum_neighbours(&part.values, &mut part.row_sums, s);
-                s.iter_mut().for_each(|s| *s = constant + factor * *s);
-                power(s, -beta, y);
-                y.iter_mut().zip(x).for_each(|(y, x)| *y *= x);
-            }
+        let parts = all_buffers.par_iter_mut().zip(values).with_max_len(1);
+        parts.for_each(|(buffers, (y, x))| {
+            vectorized(
+                #[inline(always)]
+                || {
+                    if self.within_channel {
+                        for (y, x) in y.chunks_mut(at_once).zip(x.chunks(at_once)) {
+                            self.forward_planes(buffers, x, y);
+                        }
+                    } else {
+                        for (start, count) in self.blocks(x) {
+                            self.forward_block(buffers, [start, count], x, y);
+                        }
+                    }
+                },
+            );
         });
+        self.buffers = all_buffers;
         Ok(())
     }
 
@@ -160,100 +186,192 @@ impl Layer for Lrn {
         if !io.propagate_down[0] {
             return;
         }
-        let chunk = self.prepare(io.context.threads);
-        let (region, beta, slope) = (&self.region, self.beta, 2.0 * self.factor * self.beta);
+        let (at_once, chunk) = self.prepare(io.context.threads);
+        let mut all_buffers = std::mem::take(&mut self.buffers);
         let values = io
             .top_diff
             .get(0)
             .par_chunks(chunk)
             .zip(io.bottom.get(0).par_chunks(chunk));
-        let diff = io.bottom_diff[0]
-            .par_chunks_mut(chunk)
-            .zip(self.scale.par_chunks(chunk));
-        let parts = self.parts.par_iter_mut().zip(diff).zip(values).with_max_len(1);
-        parts.for_each(|((part, (dx, scale)), (dy, x))| {
-            let size = region.image_count();
-            part.powers.resize(size, 0.0);
-            let images = dx.chunks_exact_mut(size).zip(scale.chunks_exact(size));
-            for ((dx, s), (dy, x)) in images.zip(dy.chunks_exact(size).zip(x.chunks_exact(size))) {
-                power(s, -beta, &mut part.powers);
-                let ratios = part.values.iter_mut().zip(&part.powers);
-                ratios
-                    .zip(s)
-                    .zip(dy.iter().zip(x))
-                    .for_each(|(((ratio, p), s), (dy, x))| *ratio = dy * x * p / s);
-                region.sum_neighbours(&part.values, &mut part.row_sums, dx);
-                let sums = dx.iter_mut().zip(&part.powers);
-                sums.zip(dy.iter().zip(x))
-                    .for_each(|((dx, p), (dy, x))| *dx = dy * p - slope * x * *dx);
-            }
+        let values = io.bottom_diff[0].par_chunks_mut(chunk).zip(values);
+        let parts = all_buffers.par_iter_mut().zip(values).with_max_len(1);
+        parts.for_each(|(buffers, (dx, (dy, x)))| {
+            vectorized(
+                #[inline(always)]
+                || {
+                    if self.within_channel {
+                        for (dx, (dy, x)) in dx.chunks_mut(at_once).zip(dy.chunks(at_once).zip(x.chunks(at_once))) {
+                            self.backward_planes(buffers, [x, dy], dx);
+                        }
+                    } else {
+                        for (start, count) in self.blocks(x) {
+                            self.backward_block(buffers, [start, count], [x, dy], dx);
+                        }
+                    }
+                },
+            );
         });
+        self.buffers = all_buffers;
     }
 }
 
-impl Region {
-    /// Values in an image.
-    fn image_count(&self) -> usize {
-        self.channels * self.height * self.width
+/// Within channels: `x`, `dy`, `y` and `dx` are whole channels (h, w).
+impl Lrn {
+    #[inline(always)]
+    fn forward_planes(&self, buffers: &mut Buffers, x: &[f32], y: &mut [f32]) {
+        let sums = &mut buffers.scale[..x.len()];
+        add_up([x].into_iter(), |x| x * x, y);
+        self.windows.sum(&mut buffers.rows, y, sums);
+        self.formula.normalize(sums, x, y);
     }
 
-    /// The indices within `reach` of `index`, of `count` that there are.
-    fn around(&self, index: usize, count: usize) -> Range<usize> {
-        index.saturating_sub(self.reach)..(index + self.reach + 1).min(count)
+    #[inline(always)]
+    fn backward_planes(&self, buffers: &mut Buffers, values: [&[f32]; 2], dx: &mut [f32]) {
+        let (scale, terms) = (&mut buffers.scale[..dx.len()], &mut buffers.terms[..dx.len()]);
+        add_up([values[0]].into_iter(), |x| x * x, terms);
+        self.windows.sum(&mut buffers.rows, terms, scale);
+        self.formula.gradient_terms(values, scale, terms);
+        self.windows.sum(&mut buffers.rows, terms, dx);
+        self.formula.gradient(values, scale, dx);
+    }
+}
+
+/// Across channels: a block of positions from `start` on, in all channels of an image.
+impl Lrn {
+    /// The channels around channel `index`.
+    fn around(&self, index: usize) -> Range<usize> {
+        index.saturating_sub(self.reach)..(index + self.reach + 1).min(self.channels)
     }
 
-    /// Sums up, for each value of an image, its neighbours and itself. `row_sums` has room for a channel.
-    fn sum_neighbours(&self, values: &[f32], row_sums: &mut [f32], sums: &mut [f32]) {
-        let plane = self.height * self.width;
-        if !self.within_channel {
-            return self.sum_lines(values, plane, sums);
-        }
-        for (values, sums) in values.chunks_exact(plane).zip(sums.chunks_exact_mut(plane)) {
-            let rows = values
-                .chunks_exact(self.width)
-                .zip(row_sums.chunks_exact_mut(self.width));
-            for (values, sums) in rows {
-                sums.copy_from_slice(values);
-                for distance in 1..=self.reach.min(self.width - 1) {
-                    let rest = self.width - distance;
-                    sums[..rest]
-                        .iter_mut()
-                        .zip(&values[distance..])
-                        .for_each(|(sum, value)| *sum += value);
-                    sums[distance..]
-                        .iter_mut()
-                        .zip(&values[..rest])
-                        .for_each(|(sum, value)| *sum += value);
-                }
-            }
-            self.sum_lines(row_sums, self.width, sums);
+    /// How many runs of neighbouring values a block consists of, and their length: one run if it is a whole image.
+    fn lines(&self, count: usize) -> (usize, usize) {
+        if count == self.plane {
+            (1, self.channels * count)
+        } else {
+            (self.channels, count)
         }
     }
 
-    /// Sums up, for each of the lines that `values` consists of, its neighbours and itself.
-    fn sum_lines(&self, values: &[f32], line: usize, sums: &mut [f32]) {
-        for (i, sums) in sums.chunks_exact_mut(line).enumerate() {
-            let around = self.around(i, values.len() / line);
-            sums.copy_from_slice(&values[around.start * line..][..line]);
-            for neighbour in values[(around.start + 1) * line..around.end * line].chunks_exact(line) {
-                sums.iter_mut().zip(neighbour).for_each(|(sum, value)| *sum += value);
-            }
+    #[inline(always)]
+    fn forward_block(&self, buffers: &mut Buffers, [start, count]: [usize; 2], x: &[f32], y: &mut [f32]) {
+        let (plane, scale) = (self.plane, &mut buffers.scale);
+        for channel in 0..self.channels {
+            let x_of = |channel: usize| &x[start + channel * plane..][..count];
+            let sums = &mut scale[channel * count..][..count];
+            add_up(self.around(channel).map(x_of), |x| x * x, sums);
+        }
+        let (lines, length) = self.lines(count);
+        for line in 0..lines {
+            let values = start + line * plane..start + line * plane + length;
+            let sums = &scale[line * count..][..length];
+            self.formula.normalize(sums, &x[values.clone()], &mut y[values]);
+        }
+    }
+
+    #[inline(always)]
+    fn backward_block(&self, buffers: &mut Buffers, [start, count]: [usize; 2], [x, dy]: [&[f32]; 2], dx: &mut [f32]) {
+        let (plane, Buffers { scale, terms, .. }) = (self.plane, buffers);
+        for channel in 0..self.channels {
+            let x_of = |channel: usize| &x[start + channel * plane..][..count];
+            let sums = &mut scale[channel * count..][..count];
+            add_up(self.around(channel).map(x_of), |x| x * x, sums);
+        }
+        let (lines, length) = self.lines(count);
+        for line in 0..lines {
+            let values = start + line * plane..start + line * plane + length;
+            let buffer = line * count..line * count + length;
+            let (sums, terms) = (&mut scale[buffer.clone()], &mut terms[buffer]);
+            self.formula
+                .gradient_terms([&x[values.clone()], &dy[values]], sums, terms);
+        }
+        for channel in 0..self.channels {
+            let terms_of = |channel: usize| &terms[channel * count..][..count];
+            let dx = &mut dx[start + channel * plane..][..count];
+            add_up(self.around(channel).map(terms_of), |term| term, dx);
+        }
+        for line in 0..lines {
+            let values = start + line * plane..start + line * plane + length;
+            let powers = &scale[line * count..][..length];
+            self.formula
+                .gradient([&x[values.clone()], &dy[values.clone()]], powers, &mut dx[values]);
         }
     }
 }
 
-/// Writes `values` to the power of `exponent`; the exponents that nets use without the slow `powf`.
-fn power(values: &[f32], exponent: f32, powers: &mut [f32]) {
-    let pairs = powers.iter_mut().zip(values);
-    if exponent == -0.75 {
-        pairs.for_each(|(power, value)| *power = 1.0 / (value.sqrt() * value.sqrt().sqrt()));
-    } else if exponent == -0.5 {
-        pairs.for_each(|(power, value)| *power = 1.0 / value.sqrt());
-    } else {
-        pairs.for_each(|(power, value)| *power = value.powf(exponent));
+impl Formula {
+    /// `y = x · s^-beta`.
+    #[inline(always)]
+    fn normalize(self, sums_of_squares: &[f32], x: &[f32], y: &mut [f32]) {
+        // The exponents that nets use go without the slow `powf`.
+        match self.beta {
+            0.75 => self.normalize_by(power_of_minus_3_4, sums_of_squares, x, y),
+            0.5 => self.normalize_by(power_of_minus_1_2, sums_of_squares, x, y),
+            beta => self.normalize_by(|s| s.powf(-beta), sums_of_squares, x, y),
+        }
+    }
+
+    #[inline(always)]
+    fn normalize_by(self, power: impl Fn(f32) -> f32, sums_of_squares: &[f32], x: &[f32], y: &mut [f32]) {
+        for ((y, x), sum) in y.iter_mut().zip(x).zip(sums_of_squares) {
+            *y = power(self.constant + self.factor * sum) * x;
+        }
+    }
+
+    /// `terms = dy · y / s`; s^-beta takes the place of the sums of squares.
+    #[inline(always)]
+    fn gradient_terms(self, values: [&[f32]; 2], sums_of_squares: &mut [f32], terms: &mut [f32]) {
+        match self.beta {
+            0.75 => self.gradient_terms_by(power_of_minus_3_4, values, sums_of_squares, terms),
+            0.5 => self.gradient_terms_by(power_of_minus_1_2, values, sums_of_squares, terms),
+            beta => self.gradient_terms_by(|s| s.powf(-beta), values, sums_of_squares, terms),
+        }
+    }
+
+    #[inline(always)]
+    fn gradient_terms_by(
+        self,
+        power: impl Fn(f32) -> f32,
+        [x, dy]: [&[f32]; 2],
+        sums_of_squares: &mut [f32],
+        terms: &mut [f32],
+    ) {
+        for (((term, sum), x), dy) in terms.iter_mut().zip(sums_of_squares).zip(x).zip(dy) {
+            let s = self.constant + self.factor * *sum;
+            *sum = power(s);
+            *term = dy * x * *sum / s;
+        }
+    }
+
+    /// `dx`, in which the sums of the neighbours' terms are.
+    #[inline(always)]
+    fn gradient(self, [x, dy]: [&[f32]; 2], powers: &[f32], dx: &mut [f32]) {
+        let slope = 2.0 * self.factor * self.beta;
+        for (((dx, power), x), dy) in dx.iter_mut().zip(powers).zip(x).zip(dy) {
+            *dx = dy * power - slope * x * *dx;
+        }
     }
 }
 
+#[inline(always)]
+fn power_of_minus_3_4(s: f32) -> f32 {
+    1.0 / (s.sqrt() * s.sqrt().sqrt())
+}
+
+#[inline(always)]
+fn power_of_minus_1_2(s: f32) -> f32 {
+    1.0 / s.sqrt()
+}
+
+/// Adds up what `f` makes of rows of equal length.
+#[inline(always)]
+fn add_up<'a>(mut rows: impl Iterator<Item = &'a [f32]>, f: impl Fn(f32) -> f32, sums: &mut [f32]) {
+    if let Some(row) = rows.next() {
+        sums.iter_mut().zip(row).for_each(|(sum, value)| *sum = f(*value));
+    }
+    for row in rows {
+        sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += f(*value));
+    }
+}
 #[cfg(test)]
 const fn case(bottoms: &'static [&'static [usize]], params: &'static str) -> super::GradientCase {
     super::GradientCase {
@@ -339,7 +457,7 @@ mod tests {
         for within_channel in [false, true] {
             for local_size in [1, 3, 5, 9] {
                 for (beta, k) in [(0.75, 1.0), (0.5, 2.0), (1.2, 0.5)] {
-                    for dims in [[1, 1, 1, 1], [2, 7, 2, 3], [4, 3, 5, 4]] {
+                    for dims in [[1, 1, 1, 1], [2, 7, 2, 3], [4, 3, 5, 4], [1, 3, 15, 10]] {
                         let spec = LrnSpec {
                             local_size,
                             alpha: 1.5,

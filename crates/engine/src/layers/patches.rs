@@ -3,13 +3,15 @@
 
 use std::ops::Range;
 
-use crate::{LayerError, Shape, spec::ConvolutionSpec};
+use crate::{LayerError, Shape, kernels::winograd::Grid, spec::ConvolutionSpec};
 
 /// What a kernel meets on its way over one channel.
 #[derive(Default)]
 pub struct Patches {
     /// The spatial axes, at least two: what is missing has extent 1.
     axes: Vec<Axis>,
+    /// What each position of the kernel meets of the last two axes.
+    planes: Vec<Plane>,
     /// Values in a channel.
     pub input_count: usize,
     /// Positions of the kernel.
@@ -113,7 +115,10 @@ impl Patches {
             let shape = Shape::new(dims);
             shape.checked_count().ok_or(LayerError::TooLarge { shape })
         };
+        let (height, width) = (axes[axes.len() - 2], axes[axes.len() - 1]);
+        let taps = (0..height.kernel).flat_map(|y| (0..width.kernel).map(move |x| (y, x)));
         let patches = Self {
+            planes: taps.map(|(y, x)| Plane::new(height, width, y, x)).collect(),
             input_count: spatial.iter().product(),
             output_count: checked(&output)?,
             kernel_count: checked(&kernel)?,
@@ -153,10 +158,37 @@ impl Patches {
         });
         Some(Patches {
             axes: axes.collect(),
+            // For col2im, which is not for these.
+            planes: Vec::new(),
             input_count: self.output_count,
             output_count: self.input_count,
             ..*self
         })
+    }
+
+    /// How Winograd's filtering cuts the image, and how it cuts the output to get the gradient of the input. `None`
+    /// but for square kernels of 3 and 5 over two axes, with a stride of 1.
+    pub fn grids(&self) -> Option<(Grid, Grid)> {
+        let [height, width] = self.axes[..] else { return None };
+        let fits = |axis: Axis| axis.stride == 1 && axis.dilation == 1 && axis.pad < axis.kernel;
+        let same = height.kernel == width.kernel && height.pad == width.pad;
+        if !same || !fits(height) || !fits(width) || !matches!(height.kernel, 3 | 5) {
+            return None;
+        }
+        let kernel = height.kernel;
+        let forward = Grid {
+            kernel,
+            pad: height.pad,
+            height: height.input,
+            width: width.input,
+        };
+        let backward = Grid {
+            kernel,
+            pad: kernel - 1 - height.pad,
+            height: height.output,
+            width: width.output,
+        };
+        Some((forward, backward))
     }
 
     /// How a channel and its padding are to lie for patches to be read from there.
@@ -198,13 +230,13 @@ impl Patches {
     fn for_each_plane(&self, columns: &mut [f32], mut f: impl FnMut(&Plane, Option<Range<usize>>, &mut [f32])) {
         let (outer, inner) = self.axes.split_at(self.axes.len() - 2);
         let (height, width) = (inner[0], inner[1]);
-        let inner_taps = height.kernel * width.kernel;
+        let inner_taps = self.planes.len();
         for (row, columns) in columns.chunks_exact_mut(self.output_count).enumerate() {
-            let plane = Plane::new(height, width, row % inner_taps / width.kernel, row % width.kernel);
+            let plane = &self.planes[row % inner_taps];
             for (position, output) in columns.chunks_exact_mut(height.output * width.output).enumerate() {
                 let size = height.input * width.input;
                 let input = outer_input(outer, row / inner_taps, position);
-                f(&plane, input.map(|input| input * size..(input + 1) * size), output);
+                f(plane, input.map(|input| input * size..(input + 1) * size), output);
             }
         }
     }
@@ -363,6 +395,11 @@ impl Plane {
     }
 }
 
+/// By eights first: rows are often so short that a loop of the compiler's own would spend its time around them.
 fn add_all(to: &mut [f32], from: &[f32]) {
-    to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+    let (to, from) = (to[..from.len()].as_chunks_mut::<8>(), from.as_chunks::<8>());
+    for (to, from) in to.0.iter_mut().zip(from.0) {
+        to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+    }
+    to.1.iter_mut().zip(from.1).for_each(|(to, from)| *to += from);
 }

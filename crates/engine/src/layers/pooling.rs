@@ -11,9 +11,9 @@
 
 use rayon::prelude::*;
 
-use super::windows::{Axis, Buffers, Windows};
 use crate::{
     LayerError, Phase, Shape,
+    kernels::pooling::{Axis, Rows, Windows},
     layer::{Backward, Forward, Layer},
     spec::{PoolingMethod, PoolingSpec},
 };
@@ -27,7 +27,7 @@ pub struct Pooling {
     /// For each value of the top, where in its channel it was taken from; not for AVE.
     taken_from: Vec<u32>,
     /// One for each thread.
-    buffers: Vec<Buffers>,
+    rows: Vec<Rows>,
 }
 
 impl Pooling {
@@ -36,22 +36,15 @@ impl Pooling {
         Self {
             spec: spec.clone(),
             planes: 0,
-            windows: Windows::default(),
+            windows: Windows::new(Axis::default(), Axis::default()),
             taken_from: Vec::new(),
-            buffers: Vec::new(),
+            rows: Vec::new(),
         }
     }
 
     /// Sizes the buffers; returns how many planes each part has.
     fn prepare(&mut self, threads: usize) -> usize {
-        self.buffers.resize_with(threads, Buffers::default);
-        let padding = if self.spec.method == PoolingMethod::Max {
-            f32::NEG_INFINITY
-        } else {
-            0.0
-        };
-        let buffers = self.buffers.iter_mut();
-        buffers.for_each(|buffers| buffers.prepare(&self.windows, padding));
+        self.rows.resize_with(threads, Rows::default);
         self.taken_from.resize(self.planes * self.windows.top_count(), 0);
         self.planes.div_ceil(threads).max(1)
     }
@@ -82,13 +75,8 @@ impl Layer for Pooling {
             Axis::new([input, kernel, stride[i], pad[i]], round_up, pad != [0, 0])
                 .map_err(|fact| error(&format!("axis {} has {input} positions and {fact}", i + 2)))
         };
-        (self.planes, self.windows) = (
-            images * channels,
-            Windows {
-                height: axis(0, height)?,
-                width: axis(1, width)?,
-            },
-        );
+        self.planes = images * channels;
+        self.windows = Windows::new(axis(0, height)?, axis(1, width)?);
         let top = Shape::from([images, channels, self.windows.height.output, self.windows.width.output]);
         let tops = if self.spec.method == PoolingMethod::Max { 2 } else { 1 };
         Ok(vec![top; tops])
@@ -102,20 +90,20 @@ impl Layer for Pooling {
             .par_chunks_mut(planes * top_count)
             .zip(self.taken_from.par_chunks_mut(planes * top_count));
         let bottoms = io.bottom.get(0).par_chunks(planes * bottom_count).enumerate();
-        let parts = self.buffers.par_iter_mut().zip(tops).zip(bottoms).with_max_len(1);
-        parts.for_each(|((buffers, (y, taken_from)), (i, x))| {
-            let tops = y
-                .chunks_exact_mut(top_count)
-                .zip(taken_from.chunks_exact_mut(top_count));
-            for (plane, ((y, taken_from), x)) in tops.zip(x.chunks_exact(bottom_count)).enumerate() {
-                let first_random = ((i * planes + plane) * top_count) as u64;
-                match (method, context.phase) {
-                    (PoolingMethod::Max, _) => windows.max(buffers, x, y, taken_from),
-                    (PoolingMethod::Average, _) => windows.average(buffers, x, y),
-                    (PoolingMethod::Stochastic, Phase::Train) => {
-                        windows.draw(context.random_key, first_random, x, y, taken_from);
+        let parts = self.rows.par_iter_mut().zip(tops).zip(bottoms).with_max_len(1);
+        parts.for_each(|((rows, (y, taken_from)), (i, x))| match (method, context.phase) {
+            (PoolingMethod::Max, _) => windows.max(rows, x, y, taken_from),
+            (PoolingMethod::Average, _) => windows.average(rows, x, y),
+            (PoolingMethod::Stochastic, phase) => {
+                let tops = y
+                    .chunks_exact_mut(top_count)
+                    .zip(taken_from.chunks_exact_mut(top_count));
+                for (plane, ((y, taken_from), x)) in tops.zip(x.chunks_exact(bottom_count)).enumerate() {
+                    let first_random = ((i * planes + plane) * top_count) as u64;
+                    match phase {
+                        Phase::Train => windows.draw(context.random_key, first_random, x, y, taken_from),
+                        Phase::Test => windows.weighted_average(x, y),
                     }
-                    (PoolingMethod::Stochastic, Phase::Test) => windows.weighted_average(x, y),
                 }
             }
         });
@@ -142,8 +130,11 @@ impl Layer for Pooling {
         let tops = tops.zip(self.taken_from.par_chunks(planes * top_count));
         let bottoms = io.bottom_diff[0].par_chunks_mut(planes * bottom_count);
         let bottoms = bottoms.zip(io.bottom.get(0).par_chunks(planes * bottom_count));
-        let parts = self.buffers.par_iter_mut().zip(bottoms).zip(tops).with_max_len(1);
-        parts.for_each(|((buffers, (dx, x)), ((dy, y), taken_from))| {
+        let parts = self.rows.par_iter_mut().zip(bottoms).zip(tops).with_max_len(1);
+        parts.for_each(|((rows, (dx, x)), ((dy, y), taken_from))| {
+            if method == PoolingMethod::Average {
+                return windows.average_gradient(rows, dy, dx);
+            }
             let tops = dy
                 .chunks_exact(top_count)
                 .zip(y.chunks_exact(top_count))
@@ -151,15 +142,11 @@ impl Layer for Pooling {
             let bottoms = dx.chunks_exact_mut(bottom_count).zip(x.chunks_exact(bottom_count));
             for ((dx, x), ((dy, y), taken_from)) in bottoms.zip(tops) {
                 dx.fill(0.0);
-                match (method, phase) {
-                    (PoolingMethod::Average, _) => windows.average_gradient(buffers, dy, dx),
-                    (PoolingMethod::Stochastic, Phase::Test) => windows.weighted_average_gradient(x, y, dy, dx),
-                    (PoolingMethod::Max | PoolingMethod::Stochastic, _) => {
-                        taken_from
-                            .iter()
-                            .zip(dy)
-                            .for_each(|(index, dy)| dx[*index as usize] += dy);
-                    }
+                if (method, phase) == (PoolingMethod::Stochastic, Phase::Test) {
+                    windows.weighted_average_gradient(x, y, dy, dx);
+                } else {
+                    let places = taken_from.iter().zip(dy);
+                    places.for_each(|(place, dy)| dx[*place as usize] += dy);
                 }
             }
         });

@@ -2,6 +2,7 @@
 
 #![allow(dead_code)] // Every test binary uses a part of this.
 
+pub mod proxy;
 pub mod tcp;
 
 use sparknet_sync::{InProcess, in_process};

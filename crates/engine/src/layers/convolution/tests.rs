@@ -296,3 +296,43 @@ fn nothing_is_left_in_the_padding_by_another_shape() {
     assert_eq!(found.bottom_diffs, fresh.bottom_diffs);
     assert_eq!(found.param_diffs, fresh.param_diffs);
 }
+
+/// 3×3 and 5×5 kernels with enough images and channels for [`super::winograd`]: all edges, groups, channels that fill no
+/// vector, units of several images and of a few rows.
+#[test]
+fn winograd_is_the_plain_way() {
+    let cases: &[(usize, usize, usize, [usize; 4])] = &[
+        (3, 1, 1, [5, 40, 16, 16]),
+        (3, 0, 1, [4, 20, 10, 14]),
+        (3, 1, 2, [4, 72, 28, 7]),
+        (3, 2, 1, [4, 33, 6, 6]),
+        (5, 2, 1, [5, 32, 16, 16]),
+        (5, 0, 1, [6, 40, 12, 12]),
+        (5, 2, 2, [4, 80, 27, 12]),
+        (5, 4, 1, [4, 33, 7, 8]),
+    ];
+    for (kernel, pad, group, bottom) in cases {
+        let mut spec = spec(60, &[*kernel]);
+        spec.pad = vec![*pad];
+        spec.group = *group;
+        let bottom = Shape::from(*bottom);
+        let mut layer = Convolution::new(&spec);
+        layer.reshape(&[&bottom]).unwrap();
+        assert!(layer.geometry.winograd_forward.is_some(), "{kernel} {bottom}");
+        let bottoms = [(bottom.clone(), normal(1, bottom.count()))];
+        let params = [normal(2, layer.geometry.weight_shape.count()), normal(3, 60)];
+        let sets = [Simd::Portable, Simd::Avx2, Simd::Avx512].into_iter();
+        for (simd, threads) in sets.filter(|simd| *simd <= Simd::detect()).zip([1, 2, 3]) {
+            layer.winograd = Some(simd);
+            let found = run(&mut layer, &bottoms, &params, 1, Phase::Train, threads);
+            layer.winograd = None;
+            let expected = run(&mut layer, &bottoms, &params, 1, Phase::Train, threads);
+            let what = format!("{kernel} {pad} {group} {bottom}, {simd}");
+            let (dx, dw, db) = (&found.bottom_diffs[0], &found.param_diffs[0], &found.param_diffs[1]);
+            assert_close(&format!("y of {what}"), &found.tops[0].1, &expected.tops[0].1, 1e-5);
+            assert_close(&format!("dx of {what}"), dx, &expected.bottom_diffs[0], 1e-5);
+            assert_close(&format!("dw of {what}"), dw, &expected.param_diffs[0], 1e-5);
+            assert_close(&format!("db of {what}"), db, &expected.param_diffs[1], 1e-6);
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! Images to tiles and back: the transforms of inputs, diffs and results.
+
+use std::ops::Range;
+
+use super::super::lanes::{Job, channels_to_lanes, lanes_to_channels, load_first, with_vector};
+use super::super::registers::Register;
+use super::{Depth, Grid, Scratch, TILE, across, collect, evaluate, from_inputs, grow};
+
+/// The inputs of some rows of tiles of one image, transformed: `B d Bᵀ`.
+pub struct Inputs<'a> {
+    /// How the image is cut.
+    pub grid: Grid,
+    /// The image's channels, one after the other.
+    pub source: &'a [f32],
+    /// The rows of tiles that are transformed.
+    pub tile_rows: Range<usize>,
+    /// How the result lies.
+    pub depth: Depth,
+    /// Where the first of these tiles stands among those of the result.
+    pub first_tile: usize,
+    /// The tiles of the result.
+    pub tiles: usize,
+    /// The result: [`Depth::block`] floats.
+    pub block: &'a mut [f32],
+    /// Working memory.
+    pub scratch: &'a mut Scratch,
+}
+
+impl Inputs<'_> {
+    /// Computes it.
+    ///
+    /// # Panics
+    /// If a slice is too short.
+    pub fn run(self) {
+        let Self { grid, depth, .. } = self;
+        assert!(depth.channels * grid.height * grid.width <= self.source.len());
+        assert!(depth.block(self.tiles) <= self.block.len());
+        assert!(self.first_tile + self.tile_rows.len() * grid.tile_columns() <= self.tiles);
+        assert!(self.tile_rows.end <= grid.tile_rows());
+        with_vector(self.depth.simd, self);
+    }
+}
+
+impl Job for Inputs<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Register>(self) {
+        let Inputs {
+            grid,
+            source,
+            tile_rows,
+            depth,
+            first_tile,
+            tiles,
+            block,
+            scratch,
+        } = self;
+        let (lanes, step, covered) = (V::LANES, grid.step(), grid.covered());
+        let size = grid.height * grid.width;
+        let rows = tile_rows.len() * step + grid.kernel - 1;
+        // The source's rows that these tiles see, counted with the padding above.
+        let top = tile_rows.start * step;
+        let inside = top.max(grid.pad)..(top + rows).min(grid.height + grid.pad);
+        let positions = grow(&mut scratch.positions, rows * covered * lanes);
+        let transformed = grow(&mut scratch.rows, TILE * covered * lanes);
+        let point = depth.point(tiles);
+        for (channel, to) in (0..depth.channels).step_by(lanes).zip((0..).step_by(lanes)) {
+            positions.fill(0.0);
+            // SAFETY: the source holds these rows of all its channels; the positions' vectors, `covered` a row, hold the
+            // padding, the rows and what the last tiles see beyond. The block's length is asserted by the caller.
+            unsafe {
+                if !inside.is_empty() {
+                    channels_to_lanes::<V>(
+                        source
+                            .as_ptr()
+                            .add(channel * size + (inside.start - grid.pad) * grid.width),
+                        size,
+                        lanes.min(depth.channels - channel),
+                        inside.len() * grid.width,
+                        positions
+                            .as_mut_ptr()
+                            .add(((inside.start - top) * covered + grid.pad) * lanes),
+                        grid.width,
+                        covered,
+                    );
+                }
+                for row in 0..tile_rows.len() {
+                    for x in 0..covered {
+                        let at = positions.as_ptr().add((row * step * covered + x) * lanes);
+                        let mut d = [V::zero(); TILE];
+                        for (i, d) in d.iter_mut().enumerate() {
+                            *d = V::load(at.add(i * covered * lanes));
+                        }
+                        for (i, v) in from_inputs(d).into_iter().enumerate() {
+                            v.store(transformed.as_mut_ptr().add((i * covered + x) * lanes));
+                        }
+                    }
+                    let tile = first_tile + row * grid.tile_columns();
+                    for i in 0..TILE {
+                        for column in 0..grid.tile_columns() {
+                            let at = transformed.as_ptr().add((i * covered + column * step) * lanes);
+                            let mut d = [V::zero(); TILE];
+                            for (j, d) in d.iter_mut().enumerate() {
+                                *d = V::load(at.add(j * lanes));
+                            }
+                            let to = block.as_mut_ptr().add((tile + column) * depth.stride + to);
+                            for (j, v) in from_inputs(d).into_iter().enumerate() {
+                                v.store(to.add((i * TILE + j) * point));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The gradient of the result of some rows of tiles of one image, transformed: `E(m) dy E(m)ᵀ`.
+pub struct Diffs<'a> {
+    /// How the image is cut.
+    pub grid: Grid,
+    /// The channels of the result's gradient, one after the other.
+    pub source: &'a [f32],
+    /// The rows of tiles that are transformed.
+    pub tile_rows: Range<usize>,
+    /// How the result lies.
+    pub depth: Depth,
+    /// Where the first of these tiles stands among those of the result.
+    pub first_tile: usize,
+    /// The tiles of the result.
+    pub tiles: usize,
+    /// The result: [`Depth::block`] floats.
+    pub block: &'a mut [f32],
+    /// Working memory.
+    pub scratch: &'a mut Scratch,
+}
+
+impl Diffs<'_> {
+    /// Computes it.
+    ///
+    /// # Panics
+    /// If a slice is too short.
+    pub fn run(self) {
+        let Self { grid, depth, .. } = self;
+        assert!(depth.channels * grid.out_height() * grid.out_width() <= self.source.len());
+        assert!(depth.block(self.tiles) <= self.block.len());
+        assert!(self.first_tile + self.tile_rows.len() * grid.tile_columns() <= self.tiles);
+        assert!(self.tile_rows.end <= grid.tile_rows());
+        with_vector(self.depth.simd, self);
+    }
+
+    /// # Safety
+    /// As [`Job::run`]; `M` is the grid's step.
+    #[inline(always)]
+    unsafe fn run_step<V: Register, const M: usize>(self) {
+        let Diffs {
+            grid,
+            source,
+            tile_rows,
+            depth,
+            first_tile,
+            tiles,
+            block,
+            scratch,
+        } = self;
+        let (lanes, columns) = (V::LANES, grid.tile_columns());
+        let (size, covered) = (grid.out_height() * grid.out_width(), columns * M);
+        let inside = grid.out_rows(&tile_rows);
+        let positions = grow(&mut scratch.positions, tile_rows.len() * M * covered * lanes);
+        let point = depth.point(tiles);
+        for channel in (0..depth.channels).step_by(lanes) {
+            positions.fill(0.0);
+            // SAFETY: the source holds these rows of all its channels; the positions' vectors, `covered` a row, hold them
+            // and what of the last tiles lies beyond. The block's length is asserted by the caller.
+            unsafe {
+                channels_to_lanes::<V>(
+                    source.as_ptr().add(channel * size + inside.start * grid.out_width()),
+                    size,
+                    lanes.min(depth.channels - channel),
+                    inside.len() * grid.out_width(),
+                    positions.as_mut_ptr(),
+                    grid.out_width(),
+                    covered,
+                );
+                for (row, column) in (0..tile_rows.len()).flat_map(|row| (0..columns).map(move |column| (row, column)))
+                {
+                    let at = positions.as_ptr().add((row * covered + column) * M * lanes);
+                    let mut half = [[V::zero(); TILE]; M];
+                    for (j, half) in half.iter_mut().enumerate() {
+                        let mut dy = [V::zero(); M];
+                        for (i, dy) in dy.iter_mut().enumerate() {
+                            *dy = V::load(at.add((i * covered + j) * lanes));
+                        }
+                        *half = evaluate(dy);
+                    }
+                    let to = block
+                        .as_mut_ptr()
+                        .add((first_tile + row * columns + column) * depth.stride + channel);
+                    for i in 0..TILE {
+                        let dy: [V; M] = across(&half, i);
+                        for (j, v) in evaluate(dy).into_iter().enumerate() {
+                            v.store(to.add((i * TILE + j) * point));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Job for Diffs<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Register>(self) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.grid.step() {
+                4 => self.run_step::<V, 4>(),
+                _ => self.run_step::<V, 2>(),
+            }
+        }
+    }
+}
+
+/// The result of some rows of tiles of one image, from its products: `E(m)ᵀ M E(m)`, plus a bias.
+pub struct Outputs<'a> {
+    /// How the image is cut.
+    pub grid: Grid,
+    /// The products: [`Depth::block`] floats.
+    pub block: &'a [f32],
+    /// The tiles of the products.
+    pub tiles: usize,
+    /// Where the first of these tiles stands among them.
+    pub first_tile: usize,
+    /// How they lie.
+    pub depth: Depth,
+    /// The rows of tiles that are made.
+    pub tile_rows: Range<usize>,
+    /// A number to be added for each channel.
+    pub bias: Option<&'a [f32]>,
+    /// The image's channels, one after the other.
+    pub target: &'a mut [f32],
+    /// Working memory.
+    pub scratch: &'a mut Scratch,
+}
+
+impl Outputs<'_> {
+    /// Computes it.
+    ///
+    /// # Panics
+    /// If a slice is too short.
+    pub fn run(self) {
+        let Self { grid, depth, .. } = self;
+        assert!(depth.channels * grid.out_height() * grid.out_width() <= self.target.len());
+        assert!(depth.block(self.tiles) <= self.block.len());
+        assert!(self.bias.is_none_or(|bias| bias.len() == depth.channels));
+        assert!(self.first_tile + self.tile_rows.len() * grid.tile_columns() <= self.tiles);
+        assert!(self.tile_rows.end <= grid.tile_rows());
+        with_vector(self.depth.simd, self);
+    }
+
+    /// # Safety
+    /// As [`Job::run`]; `M` is the grid's step.
+    #[inline(always)]
+    unsafe fn run_step<V: Register, const M: usize>(self) {
+        let Outputs {
+            grid,
+            block,
+            tiles,
+            first_tile,
+            depth,
+            tile_rows,
+            bias,
+            target,
+            scratch,
+        } = self;
+        let (lanes, columns, width) = (V::LANES, grid.tile_columns(), grid.out_width());
+        let size = grid.out_height() * width;
+        let rows = grid.out_rows(&tile_rows);
+        let positions = grow(&mut scratch.positions, rows.len() * width * lanes);
+        let point = depth.point(tiles);
+        for channel in (0..depth.channels).step_by(lanes) {
+            let channels = lanes.min(depth.channels - channel);
+            // SAFETY: the block's and the target's lengths are asserted by the caller, and what of a tile lies outside of
+            // the result is not written.
+            unsafe {
+                let bias = match bias {
+                    Some(bias) => load_first(bias.as_ptr().add(channel), channels),
+                    None => V::zero(),
+                };
+                for (row, column) in (0..tile_rows.len()).flat_map(|row| (0..columns).map(move |column| (row, column)))
+                {
+                    let from = block
+                        .as_ptr()
+                        .add((first_tile + row * columns + column) * depth.stride + channel);
+                    let mut half = [[V::zero(); M]; TILE];
+                    for (j, half) in half.iter_mut().enumerate() {
+                        let mut v = [V::zero(); TILE];
+                        for (i, v) in v.iter_mut().enumerate() {
+                            *v = V::load(from.add((i * TILE + j) * point));
+                        }
+                        *half = collect(v);
+                    }
+                    for i in 0..M.min(rows.len() - row * M) {
+                        let v: [V; TILE] = across(&half, i);
+                        let y: [V; M] = collect(v);
+                        let to = positions.as_mut_ptr().add(((row * M + i) * width + column * M) * lanes);
+                        for (j, y) in y.into_iter().enumerate().take(width - column * M) {
+                            y.add(bias).store(to.add(j * lanes));
+                        }
+                    }
+                }
+                lanes_to_channels::<V, false>(
+                    positions.as_ptr(),
+                    rows.len() * width,
+                    target.as_mut_ptr().add(channel * size + rows.start * width),
+                    size,
+                    channels,
+                );
+            }
+        }
+    }
+}
+
+impl Job for Outputs<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Register>(self) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.grid.step() {
+                4 => self.run_step::<V, 4>(),
+                _ => self.run_step::<V, 2>(),
+            }
+        }
+    }
+}

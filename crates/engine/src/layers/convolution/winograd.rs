@@ -1,0 +1,436 @@
+//! Convolutions with 3×3 and 5×5 kernels through a third of the products and fewer (see [`crate::kernels::winograd`]).
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::kernels::{
+    Simd,
+    winograd::{
+        Depth, Diffs, Grid, Inputs, Outputs, POINTS, Products, Scratch, Sums, WeightDiffs, Weights, panel_columns,
+    },
+};
+
+/// A unit's inputs and products hold about this many floats: what a thread's cache takes.
+const UNIT_FLOATS: usize = 192 << 10;
+
+/// But a unit has so many tiles where there are so many, for which the weights are read once.
+const UNIT_TILES: usize = 64;
+
+/// The inputs and diffs that the sums of a point are added up from at a time hold about so many floats: what the
+/// last cache takes, all threads together.
+const SUMS_FLOATS: usize = 3 << 20;
+
+/// Sums of up to so many floats fit into each thread's cache, beside a unit.
+const OWN_SUMS_FLOATS: usize = 128 << 10;
+
+/// What of the plain way's cost this way may have by count. The plain way's loops are longer and run nearer to the
+/// peak: at 66 % (LeNet's conv2) a tenth of the time was gained, which is not worth the rounding.
+const MAX_COST_PERCENT: usize = 62;
+
+/// With fewer images, all threads had better share each of them, and transforming the weights does not pay.
+const MIN_IMAGES: usize = 4;
+
+/// One direction of a convolution: `target[o] = Σ_c weight[o, c] ⋆ source[c]`, in groups, with a stride of 1.
+pub struct Winograd {
+    grid: Grid,
+    group: usize,
+    /// Of a group.
+    inputs: Depth,
+    outputs: Depth,
+    /// What is computed at a time: so many images, or so many rows of tiles of one image.
+    unit_images: usize,
+    unit_rows: usize,
+    /// Where each tile of a unit begins in its inputs.
+    tile_offsets: Vec<usize>,
+    channel_offsets: Vec<usize>,
+}
+
+/// What one part of the images is computed with.
+#[derive(Default)]
+pub struct Buffers {
+    scratch: Scratch,
+    inputs: Vec<f32>,
+    products: Vec<f32>,
+    /// What the weights' gradient is made of, where it is small.
+    sums: Vec<f32>,
+}
+
+/// What all threads compute the gradient of the weights with.
+#[derive(Default)]
+pub struct SumBuffers {
+    /// Of several units, one after the other.
+    inputs: Vec<f32>,
+    diffs: Vec<f32>,
+}
+
+/// Some images, or some rows of tiles of one image.
+struct Unit {
+    images: Range<usize>,
+    tile_rows: Range<usize>,
+}
+
+/// What a convolution costs, in multiply-adds of whole vectors with one lane each.
+struct Cost {
+    direct: usize,
+    winograd: usize,
+}
+
+impl Winograd {
+    /// `None` where the plain way is quicker.
+    pub fn new(simd: Simd, grid: Grid, channels: usize, outputs: usize, group: usize, images: usize) -> Option<Self> {
+        let (inputs, outputs) = (Depth::new(simd, channels / group), Depth::new(simd, outputs / group));
+        let cost = Cost::of(grid, inputs, outputs, images);
+        if images < MIN_IMAGES || cost.winograd * 100 > cost.direct * MAX_COST_PERCENT {
+            return None;
+        }
+        let (rows, columns) = (grid.tile_rows(), grid.tile_columns());
+        let floats = POINTS * (inputs.stride + outputs.stride);
+        let tiles = (UNIT_FLOATS / floats).clamp(UNIT_TILES, 8 * UNIT_TILES);
+        let unit_images = (tiles / (rows * columns)).clamp(1, images.max(1));
+        let unit_rows = if unit_images > 1 {
+            rows
+        } else {
+            tiles.div_ceil(columns).min(rows)
+        };
+        let tiles = unit_images * unit_rows * columns;
+        Some(Self {
+            grid,
+            group,
+            inputs,
+            outputs,
+            unit_images,
+            unit_rows,
+            tile_offsets: (0..tiles).map(|tile| tile * inputs.stride).collect(),
+            channel_offsets: (0..inputs.channels).collect(),
+        })
+    }
+
+    /// Values in a channel of the source, and of the target.
+    fn source_size(&self) -> usize {
+        self.grid.height * self.grid.width
+    }
+
+    fn target_size(&self) -> usize {
+        self.grid.out_height() * self.grid.out_width()
+    }
+
+    /// Values in an image of the source, and of the target.
+    fn source_count(&self) -> usize {
+        self.group * self.inputs.channels * self.source_size()
+    }
+
+    fn target_count(&self) -> usize {
+        self.group * self.outputs.channels * self.target_size()
+    }
+
+    /// The most tiles of a unit.
+    fn unit_tiles(&self) -> usize {
+        self.tile_offsets.len()
+    }
+
+    /// How many units so many images make.
+    fn units(&self, images: usize) -> usize {
+        images.div_ceil(self.unit_images) * self.grid.tile_rows().div_ceil(self.unit_rows)
+    }
+
+    fn unit(&self, index: usize, images: usize) -> Unit {
+        let rows = self.grid.tile_rows();
+        let per_image = rows.div_ceil(self.unit_rows);
+        let (image, row) = (index / per_image * self.unit_images, index % per_image * self.unit_rows);
+        Unit {
+            images: image..(image + self.unit_images).min(images),
+            tile_rows: row..(row + self.unit_rows).min(rows),
+        }
+    }
+
+    /// The tiles of a unit.
+    fn tiles(&self, unit: &Unit) -> usize {
+        unit.images.len() * unit.tile_rows.len() * self.grid.tile_columns()
+    }
+
+    /// The images of a unit, each with the number of its first tile.
+    fn images<'u>(&self, unit: &'u Unit) -> impl Iterator<Item = (usize, usize)> + use<'u> {
+        let tiles = unit.tile_rows.len() * self.grid.tile_columns();
+        unit.images
+            .clone()
+            .enumerate()
+            .map(move |(i, image)| (image, i * tiles))
+    }
+
+    /// Floats of the transformed weights.
+    fn weights_count(&self) -> usize {
+        let panels = self.outputs.channels.div_ceil(panel_columns(self.inputs.simd));
+        self.group * panels * POINTS * self.inputs.channels * panel_columns(self.inputs.simd)
+    }
+
+    /// Transforms the weights; `turned` as the convolution needs them that takes the target's gradient to the source's.
+    pub fn pack(&self, weight: &[f32], turned: bool, parts: &mut [Buffers], packed: &mut Vec<f32>) {
+        packed.resize(self.weights_count(), 0.0);
+        let kernel = self.grid.kernel;
+        let (rows, columns) = (self.inputs.channels, self.outputs.channels);
+        let panel_count = POINTS * rows * panel_columns(self.inputs.simd);
+        let panels = columns.div_ceil(panel_columns(self.inputs.simd));
+        let band = (self.group * panels).div_ceil(parts.len());
+        let bands = packed.par_chunks_mut(band * panel_count).zip(parts).enumerate();
+        bands.with_max_len(1).for_each(|(i, (band_panels, part))| {
+            for (j, panel) in band_panels.chunks_exact_mut(panel_count).enumerate() {
+                let index = i * band + j;
+                let group_count = rows * columns * kernel * kernel;
+                Weights {
+                    simd: self.inputs.simd,
+                    kernel,
+                    weights: &weight[index / panels * group_count..][..group_count],
+                    rows,
+                    columns,
+                    turned,
+                    first_column: index % panels * panel_columns(self.inputs.simd),
+                    panel,
+                    scratch: &mut part.scratch,
+                }
+                .run();
+            }
+        });
+    }
+
+    /// Computes the targets of some images, plus the bias.
+    pub fn run(&self, buffers: &mut Buffers, packed: &[f32], bias: Option<&[f32]>, source: &[f32], target: &mut [f32]) {
+        let images = target.len() / self.target_count();
+        let Buffers {
+            scratch,
+            inputs,
+            products,
+            ..
+        } = buffers;
+        inputs.resize(self.inputs.block(self.unit_tiles()), 0.0);
+        products.resize(self.outputs.block(self.unit_tiles()), 0.0);
+        for group in 0..self.group {
+            let group_panels = packed.len() / self.group;
+            let panels = &packed[group * group_panels..][..group_panels];
+            let bias = bias.map(|bias| &bias[group * self.outputs.channels..][..self.outputs.channels]);
+            for index in 0..self.units(images) {
+                let unit = self.unit(index, images);
+                let tiles = self.tiles(&unit);
+                self.transform_inputs(&unit, group, source, inputs, scratch);
+                Products {
+                    tiles,
+                    input_depth: self.inputs,
+                    output_depth: self.outputs,
+                    inputs,
+                    panels,
+                    products,
+                    tile_offsets: &self.tile_offsets,
+                    channel_offsets: &self.channel_offsets,
+                }
+                .run();
+                for (image, first_tile) in self.images(&unit) {
+                    let start = image * self.target_count() + group * self.outputs.channels * self.target_size();
+                    Outputs {
+                        grid: self.grid,
+                        block: products,
+                        tiles,
+                        first_tile,
+                        depth: self.outputs,
+                        tile_rows: unit.tile_rows.clone(),
+                        bias,
+                        target: &mut target[start..][..self.outputs.channels * self.target_size()],
+                        scratch,
+                    }
+                    .run();
+                }
+            }
+        }
+    }
+
+    fn transform_inputs(&self, unit: &Unit, group: usize, source: &[f32], block: &mut [f32], scratch: &mut Scratch) {
+        for (image, first_tile) in self.images(unit) {
+            let start = image * self.source_count() + group * self.inputs.channels * self.source_size();
+            Inputs {
+                grid: self.grid,
+                source: &source[start..][..self.inputs.channels * self.source_size()],
+                tile_rows: unit.tile_rows.clone(),
+                depth: self.inputs,
+                first_tile,
+                tiles: self.tiles(unit),
+                block,
+                scratch,
+            }
+            .run();
+        }
+    }
+
+    /// Adds the gradient of the weights (output, channel of a group, kernel, kernel), summed over all images. `sums` is
+    /// overwritten.
+    pub fn weight_diff(
+        &self,
+        parts: &mut [Buffers],
+        buffers: &mut SumBuffers,
+        sums: &mut Vec<f32>,
+        source: &[f32],
+        target_diff: &[f32],
+        weight_diff: &mut [f32],
+    ) {
+        let count = POINTS * self.point_count();
+        sums.resize(count.max(self.weights_count()), 0.0);
+        let sums = &mut sums[..count];
+        let group_diffs = weight_diff.chunks_exact_mut(weight_diff.len() / self.group);
+        for (group, weight_diff) in group_diffs.enumerate() {
+            if count <= OWN_SUMS_FLOATS {
+                self.sum_by_parts(parts, sums, group, source, target_diff);
+            } else {
+                self.sum_by_points(parts, buffers, sums, group, source, target_diff);
+            }
+            // 16 is a multiple of every vector's lanes.
+            let band = self.outputs.channels.div_ceil(parts.len()).next_multiple_of(16);
+            let output_count = self.inputs.channels * self.grid.kernel * self.grid.kernel;
+            let bands = weight_diff
+                .par_chunks_mut(band * output_count)
+                .zip(&mut *parts)
+                .enumerate();
+            let sums = &*sums;
+            bands.with_max_len(1).for_each(|(i, (diff, part))| {
+                WeightDiffs {
+                    kernel: self.grid.kernel,
+                    sums,
+                    inputs: self.inputs.channels,
+                    depth: self.outputs,
+                    first_output: i * band,
+                    diff,
+                    scratch: &mut part.scratch,
+                }
+                .run();
+            });
+        }
+    }
+
+    /// Floats of the sums of one point.
+    fn point_count(&self) -> usize {
+        self.inputs.channels * self.outputs.stride
+    }
+
+    /// The sums of all points, where they are few: each part adds up those of its images in its own cache.
+    fn sum_by_parts(&self, parts: &mut [Buffers], sums: &mut [f32], group: usize, source: &[f32], target_diff: &[f32]) {
+        let images = (target_diff.len() / self.target_count()).div_ceil(parts.len());
+        let source = source.par_chunks(images * self.source_count());
+        let diff = target_diff.par_chunks(images * self.target_count());
+        let used = diff.len();
+        let parts = &mut parts[..used];
+        let work = parts.par_iter_mut().zip(source).zip(diff).with_max_len(1);
+        work.for_each(|((part, source), diff)| {
+            let images = diff.len() / self.target_count();
+            part.inputs.resize(self.inputs.block(self.unit_tiles()), 0.0);
+            part.products.resize(self.outputs.block(self.unit_tiles()), 0.0);
+            part.sums.resize(sums.len(), 0.0);
+            for index in 0..self.units(images) {
+                let unit = self.unit(index, images);
+                self.transform_inputs(&unit, group, source, &mut part.inputs, &mut part.scratch);
+                self.transform_diffs(&unit, group, diff, &mut part.products, &mut part.scratch);
+                for (point, sums) in part.sums.chunks_exact_mut(self.point_count()).enumerate() {
+                    self.add_point(point, self.tiles(&unit), &part.inputs, &part.products, sums, index > 0);
+                }
+            }
+        });
+        sums.fill(0.0);
+        for part in parts {
+            sums.iter_mut().zip(&part.sums).for_each(|(sum, part)| *sum += part);
+        }
+    }
+
+    /// The sums of all points, where they are many: all threads transform some units, then share out the points.
+    fn sum_by_points(
+        &self,
+        parts: &mut [Buffers],
+        buffers: &mut SumBuffers,
+        sums: &mut [f32],
+        group: usize,
+        source: &[f32],
+        target_diff: &[f32],
+    ) {
+        let images = target_diff.len() / self.target_count();
+        let units = self.units(images);
+        let (input_block, diff_block) = (
+            self.inputs.block(self.unit_tiles()),
+            self.outputs.block(self.unit_tiles()),
+        );
+        let together = (SUMS_FLOATS / (input_block + diff_block)).clamp(1, units);
+        buffers.inputs.resize(together * input_block, 0.0);
+        buffers.diffs.resize(together * diff_block, 0.0);
+        for first in (0..units).step_by(together) {
+            let now = together.min(units - first);
+            let band = now.div_ceil(parts.len());
+            let bands = buffers.inputs[..now * input_block]
+                .par_chunks_mut(band * input_block)
+                .zip(buffers.diffs.par_chunks_mut(band * diff_block))
+                .zip(&mut *parts)
+                .enumerate();
+            bands.with_max_len(1).for_each(|(i, ((inputs, diffs), part))| {
+                let blocks = inputs
+                    .chunks_exact_mut(input_block)
+                    .zip(diffs.chunks_exact_mut(diff_block));
+                for (j, (inputs, diffs)) in blocks.enumerate() {
+                    let unit = self.unit(first + i * band + j, images);
+                    self.transform_inputs(&unit, group, source, inputs, &mut part.scratch);
+                    self.transform_diffs(&unit, group, target_diff, diffs, &mut part.scratch);
+                }
+            });
+            let (inputs, diffs) = (&buffers.inputs, &buffers.diffs);
+            let points = sums.par_chunks_exact_mut(self.point_count()).enumerate();
+            points.for_each(|(point, sums)| {
+                let blocks = inputs.chunks_exact(input_block).zip(diffs.chunks_exact(diff_block));
+                for (i, (inputs, diffs)) in blocks.take(now).enumerate() {
+                    let tiles = self.tiles(&self.unit(first + i, images));
+                    self.add_point(point, tiles, inputs, diffs, sums, first + i > 0);
+                }
+            });
+        }
+    }
+
+    /// Adds up the sums of one point over the tiles of a unit; the first overwrites what is there.
+    fn add_point(&self, point: usize, tiles: usize, inputs: &[f32], diffs: &[f32], sums: &mut [f32], accumulate: bool) {
+        Sums {
+            tiles,
+            input_depth: self.inputs,
+            output_depth: self.outputs,
+            inputs: &inputs[point * self.inputs.point(tiles)..],
+            diffs: &diffs[point * self.outputs.point(tiles)..],
+            sums,
+            accumulate,
+            tile_offsets: &self.tile_offsets,
+            channel_offsets: &self.channel_offsets,
+        }
+        .run();
+    }
+
+    fn transform_diffs(&self, unit: &Unit, group: usize, diff: &[f32], block: &mut [f32], scratch: &mut Scratch) {
+        for (image, first_tile) in self.images(unit) {
+            let start = image * self.target_count() + group * self.outputs.channels * self.target_size();
+            Diffs {
+                grid: self.grid,
+                source: &diff[start..][..self.outputs.channels * self.target_size()],
+                tile_rows: unit.tile_rows.clone(),
+                depth: self.outputs,
+                first_tile,
+                tiles: self.tiles(unit),
+                block,
+                scratch,
+            }
+            .run();
+        }
+    }
+}
+
+impl Cost {
+    /// Of a group. The transforms take so many instructions for each vector of a tile's channels, or of the weights'.
+    fn of(grid: Grid, inputs: Depth, outputs: Depth, images: usize) -> Self {
+        let tiles = images * grid.tile_rows() * grid.tile_columns();
+        let positions = images * grid.out_height() * grid.out_width();
+        let taps = grid.kernel * grid.kernel;
+        let (inputs, outputs) = (inputs.channels, outputs.channels);
+        let (input_lanes, output_lanes) = (inputs.next_multiple_of(16), outputs.next_multiple_of(16));
+        let of_tile = POINTS * inputs * output_lanes + 320 * input_lanes + 160 * output_lanes;
+        Self {
+            direct: positions * taps * inputs * outputs,
+            winograd: tiles * of_tile + 300 * inputs * outputs,
+        }
+    }
+}
