@@ -23,7 +23,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (rank, world): (usize, usize) = (rank.parse()?, world.parse()?);
     let (floats, rounds): (usize, usize) = (floats.parse()?, rounds.parse()?);
     let port: u16 = port.parse()?;
-    let compression = compression.first().map_or(Ok(Compression::None), |given| given.parse())?;
+    let compression = compression
+        .first()
+        .map_or(Ok(Compression::None), |given| given.parse())?;
 
     let address = |rank: usize| format!("127.0.0.1:{}", port as usize + rank);
     let peers = (0..world).map(address).collect::<Vec<_>>();

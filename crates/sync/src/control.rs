@@ -162,7 +162,11 @@ impl Control {
             peer.flush();
             match peer.take_in(number) {
                 Ok(()) => {}
-                Err(News::Abort { from_call, blamed, reason }) => {
+                Err(News::Abort {
+                    from_call,
+                    blamed,
+                    reason,
+                }) => {
                     let (rank, reason) = if blamed == self.rank {
                         (rank, format!("it gave this worker up: {reason}"))
                     } else {
@@ -240,14 +244,21 @@ impl Control {
 
     /// Whether everything that was announced is on its way.
     pub(crate) fn is_flushed(&self) -> bool {
-        self.peers.iter().flatten().all(|peer| peer.gone.is_some() || peer.outbox.is_empty())
+        self.peers
+            .iter()
+            .flatten()
+            .all(|peer| peer.gone.is_some() || peer.outbox.is_empty())
     }
 
     /// The connections on which something can happen, to be waited for.
     pub(crate) fn wanted(&self) -> impl Iterator<Item = PollFd<'_>> {
         let here = self.peers.iter().flatten().filter(|peer| peer.gone.is_none());
         here.map(|peer| {
-            let sending = if peer.outbox.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
+            let sending = if peer.outbox.is_empty() {
+                PollFlags::empty()
+            } else {
+                PollFlags::OUT
+            };
             PollFd::new(&peer.stream, PollFlags::IN | sending)
         })
     }
@@ -255,7 +266,11 @@ impl Control {
 
 /// What ends the run.
 enum News {
-    Abort { from_call: u64, blamed: usize, reason: String },
+    Abort {
+        from_call: u64,
+        blamed: usize,
+        reason: String,
+    },
     BadFrame(String),
 }
 
@@ -277,7 +292,12 @@ impl Peer {
     fn take_in(&mut self, number: u64) -> Result<(), News> {
         while self.gone.is_none() {
             match self.stream.read(&mut self.inbox[self.received..]) {
-                Ok(0) => self.gone = Some("its connections are closed: its process ended, or was killed; its own log may say why".to_owned()),
+                Ok(0) => {
+                    self.gone = Some(
+                        "its connections are closed: its process ended, or was killed; its own log may say why"
+                            .to_owned(),
+                    )
+                }
                 Ok(length) => self.received += length,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -301,7 +321,9 @@ impl Peer {
         };
         let length = header.length as usize;
         if length > limit {
-            return Err(News::BadFrame(format!("a frame of {length} bytes, where {limit} are the most")));
+            return Err(News::BadFrame(format!(
+                "a frame of {length} bytes, where {limit} are the most"
+            )));
         }
         let end = HEADER_LENGTH + length;
         if self.received < end {
@@ -323,7 +345,9 @@ impl Peer {
                 let last = announced[0].number.max(announced[1].number);
                 if header.call != last + 1 || header.call > number + 1 {
                     let (due, came) = (last + 1, header.call);
-                    return Err(News::BadFrame(format!("the announcement of call {came} where call {due} was due")));
+                    return Err(News::BadFrame(format!(
+                        "the announcement of call {came} where call {due} was due"
+                    )));
                 }
                 let announced = &mut announced[slot(header.call)];
                 announced.number = header.call;

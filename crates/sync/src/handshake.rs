@@ -173,13 +173,7 @@ pub(crate) fn proof(token: &JobToken, role: Role, hello: &[u8; HELLO_LENGTH], no
 }
 
 /// Whether this is that proof. Takes as long for a wrong one whatever is wrong in it.
-pub(crate) fn is_proof(
-    given: &[u8],
-    token: &JobToken,
-    role: Role,
-    hello: &[u8; HELLO_LENGTH],
-    nonce: &Nonce,
-) -> bool {
+pub(crate) fn is_proof(given: &[u8], token: &JobToken, role: Role, hello: &[u8; HELLO_LENGTH], nonce: &Nonce) -> bool {
     mac(token, role, hello, nonce).verify_slice(given).is_ok()
 }
 

@@ -285,7 +285,10 @@ impl Meeting<'_> {
             return Err("it does not know this job's token".to_owned());
         }
         if !missing.contains(&(hello.connector, hello.purpose)) {
-            return Err(format!("it says it is worker {}, which is not awaited", hello.connector));
+            return Err(format!(
+                "it says it is worker {}, which is not awaited",
+                hello.connector
+            ));
         }
         let proof = handshake::proof(self.token, Role::Acceptor, &bytes, &nonce);
         guest.stream.write_all(&proof).map_err(broke)?;
@@ -329,7 +332,8 @@ impl Meeting<'_> {
         match shake_hands() {
             Ok(true) => Ok(stream),
             Ok(false) => Err(failed(
-                "who answers there does not know this job's token; give all workers the same list of addresses".to_owned(),
+                "who answers there does not know this job's token; give all workers the same list of addresses"
+                    .to_owned(),
             )),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Err(failed(format!(
                 "nobody answered within {:?}; look at what happened there",

@@ -276,7 +276,9 @@ impl Ring {
         let mut progress = false;
         if self.received_bytes < HEADER_LENGTH {
             let read = self.previous.read(&mut self.receiving[self.received_bytes..]);
-            let Some(length) = how_much(read)? else { return Ok(progress) };
+            let Some(length) = how_much(read)? else {
+                return Ok(progress);
+            };
             self.received_bytes += length;
             progress = true;
             if self.received_bytes < HEADER_LENGTH {

@@ -191,7 +191,9 @@ impl Tcp {
     /// The workers that keep this one from going on, in order of rank.
     fn waited_for(&self, number: u64, transfer: Option<&Transfer<'_>>) -> Vec<usize> {
         let mut ranks = self.control.awaited(number).collect::<Vec<_>>();
-        if ranks.is_empty() && let Some(transfer) = transfer {
+        if ranks.is_empty()
+            && let Some(transfer) = transfer
+        {
             if transfer.may_receive() {
                 ranks.push((self.rank + self.world - 1) % self.world);
             } else {
@@ -218,7 +220,10 @@ impl Tcp {
         let broke = Instant::now();
         loop {
             self.control.turn(number);
-            let reason = self.control.failed(number).and_then(|()| self.control.still_here(peer_rank));
+            let reason = self
+                .control
+                .failed(number)
+                .and_then(|()| self.control.still_here(peer_rank));
             if let Err(reason) = reason {
                 return reason;
             }
@@ -226,7 +231,10 @@ impl Tcp {
             if left.is_zero() {
                 return SyncError::PeerGone {
                     rank: peer_rank,
-                    reason: format!("its connection broke ({error}); look at the network between worker {} and it", self.rank),
+                    reason: format!(
+                        "its connection broke ({error}); look at the network between worker {} and it",
+                        self.rank
+                    ),
                 };
             }
             wait(&mut self.control.wanted().collect::<Vec<_>>(), left);
