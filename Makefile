@@ -64,8 +64,8 @@ bench: build ## time training steps beside PyTorch's for an hour into bench/resu
 lint: deps .venv/bin/ruff ## check formatting and the warnings of clippy and ruff
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
-	.venv/bin/ruff format --check python bench
-	.venv/bin/ruff check python bench
+	.venv/bin/ruff format --check python bench examples
+	.venv/bin/ruff check python bench examples
 
 fuzz: deps ## feed random input to the text and binary readers for a minute (FUZZ_SECONDS)
 	SPARKNET_FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test -p sparknet-proto --locked fuzz

@@ -20,6 +20,6 @@ fn to_python(error: impl Into<Error>) -> PyErr {
     let sentence = error.to_string();
     match error {
         Error::Sync(_) | Error::Worker { .. } => exceptions::PyConnectionError::new_err(sentence),
-        _ => exceptions::PyValueError::new_err(sentence),
+        _ => crate::error::new("InputError", sentence),
     }
 }
