@@ -28,13 +28,15 @@ python: deps .venv/bin/maturin ## build the Python package's wheel and install i
 	.venv/bin/maturin build --release --locked --manifest-path python/Cargo.toml --out $(WHEELS)
 	.venv/bin/pip install --quiet --force-reinstall --no-deps $(WHEELS)/sparknet-*.whl
 
-.venv/bin/maturin:
-	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+.venv/bin/python:
+	@PYTHON=$(PYTHON) scripts/deps.sh python
+	$(PYTHON) -m venv .venv
+
+.venv/bin/maturin: | .venv/bin/python
 	.venv/bin/pip install --quiet 'maturin>=1.9,<2' numpy
 
 # Newer than requirements-test.txt once all of it is there.
-.venv/test: python/requirements-test.txt
-	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+.venv/test: python/requirements-test.txt | .venv/bin/python
 	.venv/bin/pip install --quiet -r python/requirements-test.txt
 	@touch $@
 
@@ -45,11 +47,12 @@ demo: build ## train LeNet on Fashion-MNIST for about half a minute and evaluate
 	$(SPARKNET) train --solver $(SOLVER) --workers $(WORKERS) --tau $(TAU)
 	$(SPARKNET) test --model $(MODEL) --weights $(WEIGHTS)
 
-test: deps ## run all tests (one of them trains on Fashion-MNIST)
+test: deps ## run the engine's and the command's tests (one of them trains on Fashion-MNIST)
 	@scripts/deps.sh dataset
 	cargo test --locked
 
-test-python: build python .venv/test ## build and install the Python package and run its tests
+test-python: build python .venv/test ## build and install the Python package and run its tests on a Spark of its own
+	@scripts/deps.sh java
 	SPARKNET=$(abspath $(SPARKNET)) .venv/bin/python -m pytest python/tests
 
 bench: build ## time training steps beside PyTorch's for an hour into bench/results/ (BENCH=--quick: minutes)
@@ -57,8 +60,7 @@ bench: build ## time training steps beside PyTorch's for an hour into bench/resu
 	bench/.venv/bin/pip install --quiet -r bench/requirements.txt
 	bench/.venv/bin/python bench/compare.py $(BENCH)
 
-.venv/bin/ruff:
-	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+.venv/bin/ruff: | .venv/bin/python
 	.venv/bin/pip install --quiet 'ruff==0.17.*'
 
 lint: deps .venv/bin/ruff ## check formatting and the warnings of clippy and ruff

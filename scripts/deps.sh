@@ -1,6 +1,8 @@
 #!/bin/sh
 # What must be there before cargo runs: finds it, installs it where it may, else says in one sentence what to do.
 #   scripts/deps.sh build     Rust and a C compiler
+#   scripts/deps.sh python    Python 3.10 with venv
+#   scripts/deps.sh java      Java 17 for Spark
 #   scripts/deps.sh dataset   Fashion-MNIST as a Debian package; without it `sparknet dataset` downloads it
 set -eu
 cd "$(dirname "$0")/.."
@@ -61,8 +63,35 @@ offer_fashion_mnist() {
     fi
 }
 
+python_works() {
+    "${PYTHON:-python3}" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null
+}
+
+require_python() {
+    python_works && return
+    may_install || stop "Python 3.10 or newer with venv is missing: install it" \
+        "(Debian and Ubuntu: 'sudo apt-get install python3-venv'), or set PYTHON to one, then run make again"
+    install_packages python3-venv || true
+    python_works || stop "${PYTHON:-python3} is older than 3.10 or has no venv: set PYTHON to another, then run make again"
+}
+
+java_works() {
+    version=$("${JAVA_HOME:+$JAVA_HOME/bin/}java" -version 2>&1 | sed -n 's/.* version "\([0-9]*\).*/\1/p')
+    [ "${version:-0}" -ge 17 ]
+}
+
+require_java() {
+    java_works && return
+    may_install || stop "Spark 4 wants Java 17 or newer: install it" \
+        "(Debian and Ubuntu: 'sudo apt-get install openjdk-17-jre-headless'), then run make again"
+    install_packages openjdk-17-jre-headless || true
+    java_works || stop "java is missing or older than 17: set JAVA_HOME to Java 17 or newer, then run make again"
+}
+
 case "${1:-}" in
+    python) require_python ;;
+    java) require_java ;;
     build) require_rust && require_c_compiler ;;
     dataset) offer_fashion_mnist ;;
-    *) stop "usage: scripts/deps.sh build|dataset" ;;
+    *) stop "usage: scripts/deps.sh build|python|java|dataset" ;;
 esac

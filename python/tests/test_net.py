@@ -6,7 +6,8 @@ import threading
 import numpy as np
 import pytest
 import sparknet
-from conftest import GOLDEN, PROJECT, read_golden
+
+from golden import GOLDEN, PROJECT, read_golden
 
 SMALL = """
 layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 } } }

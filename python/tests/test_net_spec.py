@@ -2,10 +2,11 @@
 
 import pytest
 import sparknet
-from conftest import PROJECT
 from sparknet import NetSpec, to_proto
 from sparknet import layers as L
 from sparknet import params as P
+
+from golden import PROJECT
 
 
 def lenet(source, batch_size):

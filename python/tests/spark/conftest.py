@@ -4,17 +4,14 @@ import os
 import sys
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
+from pictures import images
 
 pytest.importorskip("pyspark")
 from pyspark.sql import DataFrame, SparkSession  # noqa: E402
 
 os.environ["PYSPARK_PYTHON"] = sys.executable
 os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
-
-#: 8x8 images of 4 classes: a bright quarter, and noise.
-EDGE, CLASSES = 8, 4
 
 NET = """
 name: "quarters"
@@ -39,17 +36,6 @@ SOLVER = """
 net: "net.prototxt" base_lr: 0.1 lr_policy: "fixed" momentum: 0.9 weight_decay: 0.0005 max_iter: 40 display: 10
 test_iter: 1 test_interval: 20 random_seed: 7 snapshot: 5 snapshot_prefix: "/nowhere/at/all"
 """
-
-
-def images(count: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels `(count, 1, 8, 8)` and labels."""
-    random = np.random.default_rng(seed)
-    labels = np.arange(count) % CLASSES
-    pixels = random.integers(0, 120, (count, 1, EDGE, EDGE), dtype=np.uint8)
-    for image, label in zip(pixels, labels, strict=True):
-        row, column = (label // 2) * 4, (label % 2) * 4
-        image[0, row : row + 4, column : column + 4] += 100
-    return pixels, labels
 
 
 @pytest.fixture(scope="session")

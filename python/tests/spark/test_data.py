@@ -7,7 +7,7 @@ import io
 
 import numpy as np
 import pytest
-from conftest import images
+from pictures import images
 from PIL import Image
 from pyspark.ml.linalg import Vectors
 from sparknet.spark import TrainingError
