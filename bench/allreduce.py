@@ -107,13 +107,14 @@ def report(samples: dict, rounds: int, others: float) -> str:
             + [verdict(median[GLOO_NAME] / median[SPARKNET], case.goal)]
         )
     heads = ["floats", "sparknet ms", "f16 ms", "gloo ms", "sparknet GB/s", "gloo GB/s", "÷ gloo", "f16 ÷ gloo", "goal"]
+    busy = f". **{NOT_TO_QUOTE}**" if others > QUIET else ""
     parts = [
         f"# All-reduce of two processes over loopback, {datetime.date.today()}",
-        f"- machine: {machine()}\n- load when it ended: {os.getloadavg()[0]:.1f}; other programs: at most {others:.0%} of the "
-        f"processor, seen before each round{f'. **{NOT_TO_QUOTE}**' if others > QUIET else ''}\n- rounds: {rounds}",
+        f"- machine: {machine()}\n- load when it ended: {os.getloadavg()[0]:.1f}; other programs: "
+        f"at most {others:.0%} of the processor, seen before each round{busy}\n- rounds: {rounds}",
         "Milliseconds of a call: medians over the rounds of the runs' medians, with quartiles. GB/s count each "
-        "float of a worker once. Ratios are gloo's time through ours, above 1 where SparkNet is faster; the goal is for the "
-        "exact all-reduce, f16 is another thing.",
+        "float of a worker once. Ratios are gloo's time through ours, above 1 where SparkNet is faster; "
+        "the goal is for the exact all-reduce, f16 is another thing.",
         table_text(heads, rows),
     ]
     return "\n\n".join(parts) + "\n"
