@@ -41,6 +41,7 @@ pub struct Convolution {
     parts: Vec<Part>,
     /// The weights as a pass needs them, one for each group.
     packed: Vec<PackedRows>,
+    /// What Winograd's way is computed with: by each thread, and by all.
     winograd_parts: Vec<winograd::Buffers>,
     winograd_sums: SumBuffers,
     /// The weights transformed, or their gradient.
@@ -130,6 +131,7 @@ impl Convolution {
         }
         let (used, images) = self.prepare(io.context.threads);
         let geometry = &self.geometry;
+        let winograd = geometry.unless_shared(&geometry.winograd_forward, io.context.threads);
         let parts = &mut self.parts[..used];
         let bottom = io.bottom.get(i).par_chunks(images * geometry.bottom_count());
         let top_diff = io.top_diff.get(i).par_chunks(images * geometry.top_count());
@@ -141,7 +143,7 @@ impl Convolution {
             .for_each(|((part, x), dy)| {
                 part.bias_diff.clear();
                 part.bias_diff.resize(geometry.num_output, 0.0);
-                if wants_weight && geometry.winograd_forward.is_none() {
+                if wants_weight && winograd.is_none() {
                     part.weight_diff.resize(geometry.weight_shape.count(), 0.0);
                     let correlation = &geometry.forward;
                     correlation.weight_diff(&mut part.forward, x, dy, &mut part.weight_diff);
@@ -156,7 +158,7 @@ impl Convolution {
                     }
                 }
             });
-        if let (true, Some(winograd)) = (wants_weight, &geometry.winograd_forward) {
+        if let (true, Some(winograd)) = (wants_weight, winograd) {
             winograd.weight_diff(
                 &mut self.winograd_parts,
                 &mut self.winograd_sums,
@@ -191,7 +193,7 @@ impl Convolution {
         let (used, images) = self.prepare(io.context.threads);
         let geometry = &self.geometry;
         let weight = &io.params[0];
-        if let Some(winograd) = &geometry.winograd_backward {
+        if let Some(winograd) = geometry.unless_shared(&geometry.winograd_backward, io.context.threads) {
             winograd.pack(weight, true, &mut self.winograd_parts, &mut self.transformed);
             let packed = &self.transformed;
             let bottom_diff = io.bottom_diff[i].par_chunks_mut(images * geometry.bottom_count());
@@ -278,7 +280,7 @@ impl Layer for Convolution {
         let (used, images) = self.prepare(io.context.threads);
         let geometry = &self.geometry;
         let bias = self.spec.bias_term.then(|| &io.params[1]);
-        if let Some(winograd) = &geometry.winograd_forward {
+        if let Some(winograd) = geometry.unless_shared(&geometry.winograd_forward, io.context.threads) {
             winograd.pack(&io.params[0], false, &mut self.winograd_parts, &mut self.transformed);
             let packed = &self.transformed;
             for (i, top) in io.top.iter_mut().enumerate() {
@@ -360,6 +362,12 @@ impl Geometry {
             },
             top,
         ))
+    }
+
+    /// The way through fewer products, where each thread has images of its own: threads that share an image are quicker
+    /// on the plain way.
+    fn unless_shared<'a>(&self, winograd: &'a Option<Winograd>, threads: usize) -> Option<&'a Winograd> {
+        winograd.as_ref().filter(|_| self.images >= threads)
     }
 
     /// Values in an image of the bottom.

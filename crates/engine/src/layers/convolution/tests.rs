@@ -333,6 +333,10 @@ fn winograd_is_the_plain_way() {
             assert_close(&format!("dx of {what}"), dx, &expected.bottom_diffs[0], 1e-5);
             assert_close(&format!("dw of {what}"), dw, &expected.param_diffs[0], 1e-5);
             assert_close(&format!("db of {what}"), db, &expected.param_diffs[1], 1e-6);
+            // More threads than images share them, on the plain way.
+            layer.winograd = Some(simd);
+            let shared = run(&mut layer, &bottoms, &params, 1, Phase::Train, bottom.dims()[0] + 1);
+            assert_close(&format!("shared dw of {what}"), &shared.param_diffs[0], &expected.param_diffs[0], 1e-5);
         }
     }
 }
