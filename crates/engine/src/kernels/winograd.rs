@@ -19,7 +19,7 @@ mod weights;
 use super::lanes::{Vector, lanes_of};
 use super::{Kernel, Simd};
 
-pub use images::{Diffs, Inputs, Outputs};
+pub use images::{Outputs, Rows};
 pub use products::{Products, Sums};
 pub use weights::{WeightDiffs, Weights};
 

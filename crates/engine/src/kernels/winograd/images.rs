@@ -6,47 +6,63 @@ use super::super::lanes::{Job, channels_to_lanes, lanes_to_channels, load_first,
 use super::super::registers::Register;
 use super::{Depth, Grid, Scratch, TILE, across, collect, evaluate, from_inputs, grow};
 
-/// The inputs of some rows of tiles of one image, transformed: `B d Bᵀ`.
-pub struct Inputs<'a> {
+/// Some rows of tiles of one image, and where what is made of them goes.
+pub struct Rows<'a> {
     /// How the image is cut.
     pub grid: Grid,
-    /// The image's channels, one after the other.
+    /// The channels of the image, or of the result's gradient, one after the other.
     pub source: &'a [f32],
     /// The rows of tiles that are transformed.
     pub tile_rows: Range<usize>,
-    /// How the result lies.
+    /// How the transformed tiles lie.
     pub depth: Depth,
-    /// Where the first of these tiles stands among those of the result.
+    /// Where the first of these tiles stands among those of the block.
     pub first_tile: usize,
-    /// The tiles of the result.
+    /// The tiles of the block.
     pub tiles: usize,
-    /// The result: [`Depth::block`] floats.
+    /// The transformed tiles: [`Depth::block`] floats.
     pub block: &'a mut [f32],
     /// Working memory.
     pub scratch: &'a mut Scratch,
 }
 
-impl Inputs<'_> {
-    /// Computes it.
+impl Rows<'_> {
+    /// Transforms inputs: `B d Bᵀ`.
     ///
     /// # Panics
     /// If a slice is too short.
-    pub fn run(self) {
-        let Self { grid, depth, .. } = self;
-        assert!(depth.channels * grid.height * grid.width <= self.source.len());
-        assert!(depth.block(self.tiles) <= self.block.len());
-        assert!(self.first_tile + self.tile_rows.len() * grid.tile_columns() <= self.tiles);
-        assert!(self.tile_rows.end <= grid.tile_rows());
-        with_vector(self.depth.simd, self);
+    pub fn transform_inputs(self) {
+        self.check(self.grid.height * self.grid.width);
+        with_vector(self.depth.simd, Inputs(self));
+    }
+
+    /// Transforms the gradient of the result: `E(m) dy E(m)ᵀ`.
+    ///
+    /// # Panics
+    /// If a slice is too short.
+    pub fn transform_diffs(self) {
+        self.check(self.grid.out_height() * self.grid.out_width());
+        with_vector(self.depth.simd, Diffs(self));
+    }
+
+    fn check(&self, channel_size: usize) {
+        assert!(self.depth.channels * channel_size <= self.source.len());
+        assert!(self.depth.block(self.tiles) <= self.block.len());
+        assert!(self.first_tile + self.tile_rows.len() * self.grid.tile_columns() <= self.tiles);
+        assert!(self.tile_rows.end <= self.grid.tile_rows());
     }
 }
+
+struct Inputs<'a>(Rows<'a>);
+
+struct Diffs<'a>(Rows<'a>);
 
 impl Job for Inputs<'_> {
     type Output = ();
 
     #[inline(always)]
     unsafe fn run<V: Register>(self) {
-        let Inputs {
+        let Rows {
             grid,
             source,
             tile_rows,
@@ -55,7 +71,7 @@ impl Job for Inputs<'_> {
             tiles,
             block,
             scratch,
-        } = self;
+        } = self.0;
         let (lanes, step, covered) = (V::LANES, grid.step(), grid.covered());
         let size = grid.height * grid.width;
         let rows = tile_rows.len() * step + grid.kernel - 1;
@@ -116,45 +132,12 @@ impl Job for Inputs<'_> {
     }
 }
 
-/// The gradient of the result of some rows of tiles of one image, transformed: `E(m) dy E(m)ᵀ`.
-pub struct Diffs<'a> {
-    /// How the image is cut.
-    pub grid: Grid,
-    /// The channels of the result's gradient, one after the other.
-    pub source: &'a [f32],
-    /// The rows of tiles that are transformed.
-    pub tile_rows: Range<usize>,
-    /// How the result lies.
-    pub depth: Depth,
-    /// Where the first of these tiles stands among those of the result.
-    pub first_tile: usize,
-    /// The tiles of the result.
-    pub tiles: usize,
-    /// The result: [`Depth::block`] floats.
-    pub block: &'a mut [f32],
-    /// Working memory.
-    pub scratch: &'a mut Scratch,
-}
-
 impl Diffs<'_> {
-    /// Computes it.
-    ///
-    /// # Panics
-    /// If a slice is too short.
-    pub fn run(self) {
-        let Self { grid, depth, .. } = self;
-        assert!(depth.channels * grid.out_height() * grid.out_width() <= self.source.len());
-        assert!(depth.block(self.tiles) <= self.block.len());
-        assert!(self.first_tile + self.tile_rows.len() * grid.tile_columns() <= self.tiles);
-        assert!(self.tile_rows.end <= grid.tile_rows());
-        with_vector(self.depth.simd, self);
-    }
-
     /// # Safety
     /// As [`Job::run`]; `M` is the grid's step.
     #[inline(always)]
     unsafe fn run_step<V: Register, const M: usize>(self) {
-        let Diffs {
+        let Rows {
             grid,
             source,
             tile_rows,
@@ -163,7 +146,7 @@ impl Diffs<'_> {
             tiles,
             block,
             scratch,
-        } = self;
+        } = self.0;
         let (lanes, columns) = (V::LANES, grid.tile_columns());
         let (size, covered) = (grid.out_height() * grid.out_width(), columns * M);
         let inside = grid.out_rows(&tile_rows);
@@ -216,7 +199,7 @@ impl Job for Diffs<'_> {
     unsafe fn run<V: Register>(self) {
         // SAFETY: the caller's promise.
         unsafe {
-            match self.grid.step() {
+            match self.0.grid.step() {
                 4 => self.run_step::<V, 4>(),
                 _ => self.run_step::<V, 2>(),
             }

@@ -336,7 +336,12 @@ fn winograd_is_the_plain_way() {
             // More threads than images share them, on the plain way.
             layer.winograd = Some(simd);
             let shared = run(&mut layer, &bottoms, &params, 1, Phase::Train, bottom.dims()[0] + 1);
-            assert_close(&format!("shared dw of {what}"), &shared.param_diffs[0], &expected.param_diffs[0], 1e-5);
+            assert_close(
+                &format!("shared dw of {what}"),
+                &shared.param_diffs[0],
+                &expected.param_diffs[0],
+                1e-5,
+            );
         }
     }
 }

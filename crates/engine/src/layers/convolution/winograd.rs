@@ -6,9 +6,7 @@ use rayon::prelude::*;
 
 use crate::kernels::{
     Simd,
-    winograd::{
-        Depth, Diffs, Grid, Inputs, Outputs, POINTS, Products, Scratch, Sums, WeightDiffs, Weights, panel_columns,
-    },
+    winograd::{Depth, Grid, Outputs, POINTS, Products, Rows, Scratch, Sums, WeightDiffs, Weights, panel_columns},
 };
 
 /// A unit's inputs and products hold about this many floats: what a thread's cache takes.
@@ -245,7 +243,7 @@ impl Winograd {
     fn transform_inputs(&self, unit: &Unit, group: usize, source: &[f32], block: &mut [f32], scratch: &mut Scratch) {
         for (image, first_tile) in self.images(unit) {
             let start = image * self.source_count() + group * self.inputs.channels * self.source_size();
-            Inputs {
+            Rows {
                 grid: self.grid,
                 source: &source[start..][..self.inputs.channels * self.source_size()],
                 tile_rows: unit.tile_rows.clone(),
@@ -255,7 +253,7 @@ impl Winograd {
                 block,
                 scratch,
             }
-            .run();
+            .transform_inputs();
         }
     }
 
@@ -404,7 +402,7 @@ impl Winograd {
     fn transform_diffs(&self, unit: &Unit, group: usize, diff: &[f32], block: &mut [f32], scratch: &mut Scratch) {
         for (image, first_tile) in self.images(unit) {
             let start = image * self.target_count() + group * self.outputs.channels * self.target_size();
-            Diffs {
+            Rows {
                 grid: self.grid,
                 source: &diff[start..][..self.outputs.channels * self.target_size()],
                 tile_rows: unit.tile_rows.clone(),
@@ -414,7 +412,7 @@ impl Winograd {
                 block,
                 scratch,
             }
-            .run();
+            .transform_diffs();
         }
     }
 }
