@@ -10,9 +10,9 @@ import argparse
 from pathlib import Path
 
 from fashion_mnist import PROJECT, read
-from pyspark.ml import Pipeline
 from pyspark.ml.classification import LogisticRegression
 from pyspark.ml.evaluation import MulticlassClassificationEvaluator
+from pyspark.ml.functions import array_to_vector
 from pyspark.sql import SparkSession
 from sparknet.spark import NetEstimator
 
@@ -38,9 +38,13 @@ def main() -> None:
         probabilityCol="",
         outputBlobs=["ip1"],
     )
-    classifier = LogisticRegression(featuresCol="ip1", labelCol="label", maxIter=20)
-    model = Pipeline(stages=[net, classifier]).fit(train)
-    accuracy = MulticlassClassificationEvaluator(metricName="accuracy").evaluate(model.transform(test))
+    features = net.fit(train)
+    # MLlib wants vectors, and a blob comes as an array of floats.
+    train, test = (
+        features.transform(rows).select("label", array_to_vector("ip1").alias("features")) for rows in (train, test)
+    )
+    classifier = LogisticRegression(labelCol="label", maxIter=20).fit(train)
+    accuracy = MulticlassClassificationEvaluator(metricName="accuracy").evaluate(classifier.transform(test))
     print(f"accuracy {accuracy:.4f}")
     spark.stop()
 
