@@ -5,7 +5,7 @@ mod workers;
 use sparknet_sync::{InProcess, SyncError, Transport, in_process, segment};
 use std::sync::{Barrier, mpsc};
 use std::time::Duration;
-use workers::{bits, numbers, run, run_with_timeout};
+use workers::{bits, numbers, run, run_with_timeout, second_leaves};
 
 const LENGTHS: [usize; 9] = [0, 1, 2, 3, 4, 7, 101, 1024, 300_007];
 
@@ -182,36 +182,9 @@ fn a_worker_that_is_done_may_leave_while_others_still_read() {
     }
 }
 
-/// One worker leaves before its third call in the way that `leave` says; what the others then get, twice.
-fn second_of_three_leaves(leave: impl Fn(InProcess) + Sync) -> Vec<(SyncError, SyncError)> {
-    let results = std::thread::scope(|scope| {
-        let threads = in_process(3, workers::TIMEOUT).into_iter().map(|mut transport| {
-            let leave = &leave;
-            scope.spawn(move || {
-                for _ in 0..2 {
-                    transport.all_reduce_sum(&mut [1.0; 9]).unwrap();
-                }
-                if transport.rank() == 1 {
-                    leave(transport);
-                    return None;
-                }
-                let first = transport.all_reduce_sum(&mut [1.0; 9]).unwrap_err();
-                Some((first, transport.all_gather(&[]).unwrap_err()))
-            })
-        });
-        threads
-            .collect::<Vec<_>>()
-            .into_iter()
-            .filter_map(|thread| thread.join().ok().flatten())
-            .collect::<Vec<_>>()
-    });
-    assert_eq!(results.len(), 2);
-    results
-}
-
 #[test]
 fn a_drop_wakes_the_others() {
-    for (first, second) in second_of_three_leaves(drop) {
+    for (first, second) in second_leaves(in_process(3, workers::TIMEOUT), drop) {
         let text = "worker 1 left the run: it ended while others still needed it; its own log says why";
         assert_eq!(first.to_string(), text);
         assert_eq!(second, first);
@@ -220,7 +193,7 @@ fn a_drop_wakes_the_others() {
 
 #[test]
 fn a_panic_wakes_the_others() {
-    for (first, second) in second_of_three_leaves(|_transport| panic!("on purpose")) {
+    for (first, second) in second_leaves(in_process(3, workers::TIMEOUT), |_transport| panic!("on purpose")) {
         let text = "worker 1 left the run: its thread panicked; the message of the panic says why";
         assert_eq!(first.to_string(), text);
         assert_eq!(second, first);
@@ -233,7 +206,7 @@ fn an_abort_gives_its_reason_to_the_others() {
         transport.abort("layer `conv1` is missing");
         transport.abort("a second reason that comes too late");
     };
-    for (first, second) in second_of_three_leaves(leave) {
+    for (first, second) in second_leaves(in_process(3, workers::TIMEOUT), leave) {
         assert_eq!(
             first,
             SyncError::PeerGone {

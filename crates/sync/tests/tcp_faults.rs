@@ -8,6 +8,7 @@ use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use workers::proxy::{Fault, Purpose, spoil};
+use workers::second_leaves;
 use workers::tcp::{EXACT, connect, listen, run, token, within};
 
 /// Two workers whose values from 0 to 1, or whose control connection from 1 to 0, have a fault; their errors.
@@ -145,32 +146,6 @@ fn a_worker_that_does_not_come_is_named_at_the_deadline() {
     }
 }
 
-/// One worker leaves before its third call in the way that `leave` says; what the others then get, twice.
-fn second_of_four_leaves(leave: impl Fn(Tcp) + Sync) -> Vec<(SyncError, SyncError)> {
-    let results = std::thread::scope(|scope| {
-        let threads = connect(4, EXACT).into_iter().map(|mut transport| {
-            let leave = &leave;
-            scope.spawn(move || {
-                for _ in 0..2 {
-                    transport.all_reduce_sum(&mut [1.0; 9]).unwrap();
-                }
-                if transport.rank() == 1 {
-                    leave(transport);
-                    return None;
-                }
-                let first = transport.all_reduce_sum(&mut [1.0; 9]).unwrap_err();
-                Some((first, transport.all_gather(&[]).unwrap_err()))
-            })
-        });
-        let threads = threads.collect::<Vec<_>>().into_iter();
-        threads
-            .filter_map(|thread| thread.join().ok().flatten())
-            .collect::<Vec<_>>()
-    });
-    assert_eq!(results.len(), 3);
-    results
-}
-
 #[test]
 fn whoever_leaves_gives_its_reason_to_all_others() {
     type Leave = fn(Tcp);
@@ -193,7 +168,7 @@ fn whoever_leaves_gives_its_reason_to_all_others() {
             rank: 1,
             reason: reason.to_owned(),
         };
-        for errors in second_of_four_leaves(leave) {
+        for errors in second_leaves(connect(4, EXACT), leave) {
             assert_eq!(errors, (gone.clone(), gone.clone()));
         }
     }

@@ -5,7 +5,7 @@
 pub mod proxy;
 pub mod tcp;
 
-use sparknet_sync::{InProcess, in_process};
+use sparknet_sync::{InProcess, SyncError, Transport, in_process};
 use std::time::Duration;
 
 /// So long that a test that gets here fails with the error instead of hanging.
@@ -26,6 +26,33 @@ pub fn run_with_timeout<T: Send>(world: usize, timeout: Duration, work: impl Fn(
         let threads = threads.collect::<Vec<_>>();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     })
+}
+
+/// Worker 1 leaves before its third call in the way that `leave` says; what each of the others then gets, twice.
+pub fn second_leaves<T: Transport>(transports: Vec<T>, leave: impl Fn(T) + Sync) -> Vec<(SyncError, SyncError)> {
+    let others = transports.len() - 1;
+    let results = std::thread::scope(|scope| {
+        let threads = transports.into_iter().map(|mut transport| {
+            let leave = &leave;
+            scope.spawn(move || {
+                for _ in 0..2 {
+                    transport.all_reduce_sum(&mut [1.0; 9]).unwrap();
+                }
+                if transport.rank() == 1 {
+                    leave(transport);
+                    return None;
+                }
+                let first = transport.all_reduce_sum(&mut [1.0; 9]).unwrap_err();
+                Some((first, transport.all_gather(&[]).unwrap_err()))
+            })
+        });
+        let threads = threads.collect::<Vec<_>>().into_iter();
+        threads
+            .filter_map(|thread| thread.join().ok().flatten())
+            .collect::<Vec<_>>()
+    });
+    assert_eq!(results.len(), others);
+    results
 }
 
 /// Values without a pattern, of very different sizes so that the order of adding shows.
