@@ -252,14 +252,20 @@ impl Lrn {
         }
     }
 
+    /// For each channel of a block, the squares of the channels around it, added up.
+    #[inline(always)]
+    fn sum_squares(&self, [start, count]: [usize; 2], x: &[f32], sums: &mut [f32]) {
+        for channel in 0..self.channels {
+            let x_of = |channel: usize| &x[start + channel * self.plane..][..count];
+            let sums = &mut sums[channel * count..][..count];
+            add_up(self.around(channel).map(x_of), |x| x * x, sums);
+        }
+    }
+
     #[inline(always)]
     fn forward_block(&self, buffers: &mut Buffers, [start, count]: [usize; 2], x: &[f32], y: &mut [f32]) {
         let (plane, scale) = (self.plane, &mut buffers.scale);
-        for channel in 0..self.channels {
-            let x_of = |channel: usize| &x[start + channel * plane..][..count];
-            let sums = &mut scale[channel * count..][..count];
-            add_up(self.around(channel).map(x_of), |x| x * x, sums);
-        }
+        self.sum_squares([start, count], x, scale);
         let (lines, length) = self.lines(count);
         for line in 0..lines {
             let values = start + line * plane..start + line * plane + length;
@@ -271,11 +277,7 @@ impl Lrn {
     #[inline(always)]
     fn backward_block(&self, buffers: &mut Buffers, [start, count]: [usize; 2], [x, dy]: [&[f32]; 2], dx: &mut [f32]) {
         let (plane, Buffers { scale, terms, .. }) = (self.plane, buffers);
-        for channel in 0..self.channels {
-            let x_of = |channel: usize| &x[start + channel * plane..][..count];
-            let sums = &mut scale[channel * count..][..count];
-            add_up(self.around(channel).map(x_of), |x| x * x, sums);
-        }
+        self.sum_squares([start, count], x, scale);
         let (lines, length) = self.lines(count);
         for line in 0..lines {
             let values = start + line * plane..start + line * plane + length;

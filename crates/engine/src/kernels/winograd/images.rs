@@ -81,7 +81,7 @@ impl Job for Inputs<'_> {
         let positions = grow(&mut scratch.positions, rows * covered * lanes);
         let transformed = grow(&mut scratch.rows, TILE * covered * lanes);
         let point = depth.point(tiles);
-        for (channel, to) in (0..depth.channels).step_by(lanes).zip((0..).step_by(lanes)) {
+        for channel in (0..depth.channels).step_by(lanes) {
             positions.fill(0.0);
             // SAFETY: the source holds these rows of all its channels; the positions' vectors, `covered` a row, hold the
             // padding, the rows and what the last tiles see beyond. The block's length is asserted by the caller.
@@ -120,7 +120,7 @@ impl Job for Inputs<'_> {
                             for (j, d) in d.iter_mut().enumerate() {
                                 *d = V::load(at.add(j * lanes));
                             }
-                            let to = block.as_mut_ptr().add((tile + column) * depth.stride + to);
+                            let to = block.as_mut_ptr().add((tile + column) * depth.stride + channel);
                             for (j, v) in from_inputs(d).into_iter().enumerate() {
                                 v.store(to.add((i * TILE + j) * point));
                             }
