@@ -1,6 +1,6 @@
 //! The registry of layers: every type that exists, in the order of the alphabet, and the one `match` that builds them.
 //!
-//! A new layer is a file here, an entry in [`LAYERS`], a line in [`build`], and its parameters in `spec/kinds.rs`.
+//! A new layer is a file here that ends up in [`LAYERS`] and in [`build`], and its parameters in a file of `spec/`.
 
 mod accuracy;
 mod concat;
@@ -36,15 +36,7 @@ use std::fmt;
 
 use sparknet_proto::caffe::LayerParameter;
 
-use crate::{
-    SpecError,
-    layer::Layer,
-    spec::{
-        AccuracySpec, ConcatSpec, ConvolutionSpec, DataSpec, DropoutSpec, DummyDataSpec, EltwiseSpec, FlattenSpec,
-        InnerProductSpec, InputSpec, LayerKind, LrnSpec, MemoryDataSpec, PoolingSpec, ReluSpec, SliceSpec, SoftmaxSpec,
-        SoftmaxWithLossSpec, SplitSpec,
-    },
-};
+use crate::{SpecError, layer::Layer, spec::LayerKind};
 
 /// A layer type: what it does, and what its description may look like.
 pub struct LayerDef {
@@ -199,204 +191,28 @@ const CAFFE_TYPES: [&str; 61] = [
 
 /// Every layer type that exists.
 pub const LAYERS: &[LayerDef] = &[
-    LayerDef {
-        type_name: "Accuracy",
-        summary: "the share of positions whose label is among the top_k scores",
-        bottoms: Arity::Exactly(2),
-        tops: Arity::Between(1, 2),
-        parse: AccuracySpec::parse,
-        #[cfg(test)]
-        gradients: Gradients::None("it counts"),
-    },
-    LayerDef {
-        type_name: "Concat",
-        summary: "joins its bottoms along an axis",
-        bottoms: Arity::AtLeast(1),
-        tops: Arity::Exactly(1),
-        parse: ConcatSpec::parse,
-        #[cfg(test)]
-        gradients: Gradients::Check(concat::GRADIENT_CASES),
-    },
-    LayerDef {
-        type_name: "Convolution",
-        summary: "convolves with learned kernels over any number of spatial axes",
-        bottoms: Arity::AtLeast(1),
-        tops: Arity::AtLeast(1),
-        parse: ConvolutionSpec::parse,
-        #[cfg(test)]
-        gradients: Gradients::Check(convolution::GRADIENT_CASES),
-    },
-    LayerDef {
-        type_name: "Data",
-        summary: "records of a database, fed from outside the net",
-        bottoms: Arity::Exactly(0),
-        tops: Arity::Between(1, 2),
-        parse: DataSpec::parse,
-        #[cfg(test)]
-        gradients: Gradients::None("it has no bottom"),
-    },
-    LayerDef {
-        type_name: "Dropout",
-        summary: "sets values to zero at random while training",
-        bottoms: Arity::Exactly(1),
-        tops: Arity::Exactly(1),
-        parse: DropoutSpec::parse,
-        #[cfg(test)]
-        gradients: Gradients::Check(dropout::GRADIENT_CASES),
-    },
-    LayerDef {
-        type_name: "DummyData",
-        summary: "blobs from fillers",
-        bottoms: Arity::Exactly(0),
-        tops: Arity::AtLeast(1),
-        parse: DummyDataSpec::parse,
-        #[cfg(test)]
-        gradients: Gradients::None("it has no bottom"),
-    },
-    LayerDef {
-        type_name: "Eltwise",
-        summary: "joins its bottoms element by element",
-        bottoms: Arity::AtLeast(2),
-        tops: Arity::Exactly(1),
-        parse: EltwiseSpec::parse,
-        #[cfg(test)]
-        gradients: Gradients::Check(eltwise::GRADIENT_CASES),
-    },
-    LayerDef {
-        type_name: "EuclideanLoss",
-        summary: "half the mean squared distance of two blobs",
-        bottoms: Arity::Exactly(2),
-        tops: Arity::Exactly(1),
-        parse: |_| Ok(LayerKind::EuclideanLoss),
-        #[cfg(test)]
-        gradients: Gradients::Check(euclidean_loss::GRADIENT_CASES),
-    },
-    LayerDef {
-        type_name: "Flatten",
-        summary: "joins axes to one",
-        bottoms: Arity::Exactly(1),
-        tops: Arity::Exactly(1),
-        parse: FlattenSpec::parse,
-        #[cfg(test)]
-        gradients: Gradients::Check(flatten::GRADIENT_CASES),
-    },
-    LayerDef {
-        type_name: "InnerProduct",
-        summary: "a matrix product with learned weights",
-        bottoms: Arity::Exactly(1),
-        tops: Arity::Exactly(1),
-        parse: InnerProductSpec::parse,
-        #[cfg(test)]
-        gradients: Gradients::Check(inner_product::GRADIENT_CASES),
-    },
-    LayerDef {
-        type_name: "Input",
-        summary: "blobs of given shapes, fed from outside the net",
-        bottoms: Arity::Exactly(0),
-        tops: Arity::AtLeast(1),
-        parse: InputSpec::parse,
-        #[cfg(test)]
-        gradients: Gradients::None("it has no bottom"),
-    },
-    LayerDef {
-        type_name: "LRN",
-        summary: "normalises each value by its neighbours' squares",
-        bottoms: Arity::Exactly(1),
-        tops: Arity::Exactly(1),
-        parse: LrnSpec::parse,
-        #[cfg(test)]
-        gradients: Gradients::Check(lrn::GRADIENT_CASES),
-    },
-    LayerDef {
-        type_name: "MemoryData",
-        summary: "records and labels, fed from outside the net",
-        bottoms: Arity::Exactly(0),
-        tops: Arity::Exactly(2),
-        parse: MemoryDataSpec::parse,
-        #[cfg(test)]
-        gradients: Gradients::None("it has no bottom"),
-    },
-    LayerDef {
-        type_name: "Pooling",
-        summary: "the maximum, average or a random value of windows",
-        bottoms: Arity::Exactly(1),
-        tops: Arity::Between(1, 2),
-        parse: PoolingSpec::parse,
-        #[cfg(test)]
-        gradients: Gradients::Check(pooling::GRADIENT_CASES),
-    },
-    LayerDef {
-        type_name: "ReLU",
-        summary: "max(x, 0), or a slope below zero",
-        bottoms: Arity::Exactly(1),
-        tops: Arity::Exactly(1),
-        parse: ReluSpec::parse,
-        #[cfg(test)]
-        gradients: Gradients::Check(relu::GRADIENT_CASES),
-    },
-    LayerDef {
-        type_name: "Sigmoid",
-        summary: "1 / (1 + exp(-x))",
-        bottoms: Arity::Exactly(1),
-        tops: Arity::Exactly(1),
-        parse: |_| Ok(LayerKind::Sigmoid),
-        #[cfg(test)]
-        gradients: Gradients::Check(sigmoid::GRADIENT_CASES),
-    },
-    LayerDef {
-        type_name: "Silence",
-        summary: "takes blobs so that they are no outputs of the net",
-        bottoms: Arity::AtLeast(1),
-        tops: Arity::Exactly(0),
-        parse: |_| Ok(LayerKind::Silence),
-        #[cfg(test)]
-        gradients: Gradients::None("it has no top"),
-    },
-    LayerDef {
-        type_name: "Slice",
-        summary: "cuts its bottom along an axis",
-        bottoms: Arity::Exactly(1),
-        tops: Arity::AtLeast(1),
-        parse: SliceSpec::parse,
-        #[cfg(test)]
-        gradients: Gradients::Check(slice::GRADIENT_CASES),
-    },
-    LayerDef {
-        type_name: "Softmax",
-        summary: "probabilities from scores",
-        bottoms: Arity::Exactly(1),
-        tops: Arity::Exactly(1),
-        parse: SoftmaxSpec::parse,
-        #[cfg(test)]
-        gradients: Gradients::Check(softmax::GRADIENT_CASES),
-    },
-    LayerDef {
-        type_name: "SoftmaxWithLoss",
-        summary: "the mean negative log-probability of the labels",
-        bottoms: Arity::Exactly(2),
-        tops: Arity::Between(1, 2),
-        parse: SoftmaxWithLossSpec::parse,
-        #[cfg(test)]
-        gradients: Gradients::Check(softmax_with_loss::GRADIENT_CASES),
-    },
-    LayerDef {
-        type_name: "Split",
-        summary: "copies its bottom to every top",
-        bottoms: Arity::Exactly(1),
-        tops: Arity::AtLeast(1),
-        parse: SplitSpec::parse,
-        #[cfg(test)]
-        gradients: Gradients::Check(split::GRADIENT_CASES),
-    },
-    LayerDef {
-        type_name: "TanH",
-        summary: "the hyperbolic tangent",
-        bottoms: Arity::Exactly(1),
-        tops: Arity::Exactly(1),
-        parse: |_| Ok(LayerKind::TanH),
-        #[cfg(test)]
-        gradients: Gradients::Check(tanh::GRADIENT_CASES),
-    },
+    accuracy::DEF,
+    concat::DEF,
+    convolution::DEF,
+    feed::DATA,
+    dropout::DEF,
+    dummy_data::DEF,
+    eltwise::DEF,
+    euclidean_loss::DEF,
+    flatten::DEF,
+    inner_product::DEF,
+    feed::INPUT,
+    lrn::DEF,
+    feed::MEMORY_DATA,
+    pooling::DEF,
+    relu::DEF,
+    sigmoid::DEF,
+    silence::DEF,
+    slice::DEF,
+    softmax::DEF,
+    softmax_with_loss::DEF,
+    split::DEF,
+    tanh::DEF,
 ];
 
 /// Builds a layer.

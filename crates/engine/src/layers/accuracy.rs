@@ -10,11 +10,22 @@
 //! Scores are `(outer, classes, inner)` around `axis`, labels `(outer, inner)`. A second top holds each class' own
 //! accuracy, 0 for classes without a label.
 
-use super::label;
+use super::{Arity, LayerDef, label};
 use crate::{
     LayerError, Shape,
     layer::{Backward, Forward, Layer},
     spec::AccuracySpec,
+};
+
+/// The registry's entry.
+pub(super) const DEF: LayerDef = LayerDef {
+    type_name: "Accuracy",
+    summary: "the share of positions whose label is among the top_k scores",
+    bottoms: Arity::Exactly(2),
+    tops: Arity::Between(1, 2),
+    parse: AccuracySpec::parse,
+    #[cfg(test)]
+    gradients: super::Gradients::None("it counts"),
 };
 
 /// Counts how often the label is among the best scores.

@@ -8,11 +8,22 @@
 
 use rayon::prelude::*;
 
-use super::vectorized::copy;
+use super::{Arity, LayerDef, vectorized::copy};
 use crate::{
     LayerError, Shape,
     layer::{Backward, Forward, Layer},
     spec::ConcatSpec,
+};
+
+/// The registry's entry.
+pub(super) const DEF: LayerDef = LayerDef {
+    type_name: "Concat",
+    summary: "joins its bottoms along an axis",
+    bottoms: Arity::AtLeast(1),
+    tops: Arity::Exactly(1),
+    parse: ConcatSpec::parse,
+    #[cfg(test)]
+    gradients: super::Gradients::Check(GRADIENT_CASES),
 };
 
 /// Joins blobs.

@@ -20,12 +20,23 @@ mod winograd;
 use correlation::{Buffers, Correlation};
 use winograd::{SumBuffers, Winograd};
 
-use super::patches::Patches;
+use super::{Arity, LayerDef, patches::Patches};
 use crate::{
     LayerError, Shape,
     kernels::{self, Indexed, Matrix, PackedRows, Simd},
     layer::{Backward, Forward, Layer, ParamBlob},
     spec::ConvolutionSpec,
+};
+
+/// The registry's entry.
+pub(super) const DEF: LayerDef = LayerDef {
+    type_name: "Convolution",
+    summary: "convolves with learned kernels over any number of spatial axes",
+    bottoms: Arity::AtLeast(1),
+    tops: Arity::AtLeast(1),
+    parse: ConvolutionSpec::parse,
+    #[cfg(test)]
+    gradients: super::Gradients::Check(GRADIENT_CASES),
 };
 
 /// Output channels whose weights' gradients a thread sums up at a time: what a line of cache holds.

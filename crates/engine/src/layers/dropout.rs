@@ -7,12 +7,23 @@
 
 use rayon::prelude::*;
 
-use super::{neuron::CHUNK, vectorized::vectorized};
+use super::{Arity, LayerDef, neuron::CHUNK, vectorized::vectorized};
 use crate::{
     LayerError, Phase, Shape,
     layer::{Backward, Context, Forward, Layer},
     random,
     spec::DropoutSpec,
+};
+
+/// The registry's entry.
+pub(super) const DEF: LayerDef = LayerDef {
+    type_name: "Dropout",
+    summary: "sets values to zero at random while training",
+    bottoms: Arity::Exactly(1),
+    tops: Arity::Exactly(1),
+    parse: DropoutSpec::parse,
+    #[cfg(test)]
+    gradients: super::Gradients::Check(GRADIENT_CASES),
 };
 
 /// Values that draw together; chunks are whole blocks.

@@ -7,12 +7,24 @@
 //! }
 //! ```
 
+use super::{Arity, LayerDef};
 use crate::{
     LayerError, Shape,
     filler::Filler,
     layer::{Backward, Forward, Layer},
     random,
     spec::DummyDataSpec,
+};
+
+/// The registry's entry.
+pub(super) const DEF: LayerDef = LayerDef {
+    type_name: "DummyData",
+    summary: "blobs from fillers",
+    bottoms: Arity::Exactly(0),
+    tops: Arity::AtLeast(1),
+    parse: DummyDataSpec::parse,
+    #[cfg(test)]
+    gradients: super::Gradients::None("it has no bottom"),
 };
 
 /// Fills its tops.

@@ -6,11 +6,22 @@
 
 use rayon::prelude::*;
 
-use super::neuron::CHUNK;
+use super::{Arity, LayerDef, neuron::CHUNK};
 use crate::{
     LayerError, Shape,
     layer::{Backward, Blobs, Forward, Layer},
     spec::{EltwiseOperation, EltwiseSpec},
+};
+
+/// The registry's entry.
+pub(super) const DEF: LayerDef = LayerDef {
+    type_name: "Eltwise",
+    summary: "joins its bottoms element by element",
+    bottoms: Arity::AtLeast(2),
+    tops: Arity::Exactly(1),
+    parse: EltwiseSpec::parse,
+    #[cfg(test)]
+    gradients: super::Gradients::Check(GRADIENT_CASES),
 };
 
 /// Joins blobs of one shape.

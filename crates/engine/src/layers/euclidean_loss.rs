@@ -6,10 +6,22 @@
 
 use rayon::prelude::*;
 
-use super::neuron::CHUNK;
+use super::{Arity, LayerDef, neuron::CHUNK};
 use crate::{
     LayerError, Shape,
     layer::{Backward, Forward, Layer},
+    spec::LayerKind,
+};
+
+/// The registry's entry.
+pub(super) const DEF: LayerDef = LayerDef {
+    type_name: "EuclideanLoss",
+    summary: "half the mean squared distance of two blobs",
+    bottoms: Arity::Exactly(2),
+    tops: Arity::Exactly(1),
+    parse: |_| Ok(LayerKind::EuclideanLoss),
+    #[cfg(test)]
+    gradients: super::Gradients::Check(GRADIENT_CASES),
 };
 
 /// Half the mean squared distance of two blobs.

@@ -1,8 +1,43 @@
 //! Data, Input and MemoryData: blobs that are filled from outside the net.
 
+use super::{Arity, LayerDef};
 use crate::{
     LayerError, Shape,
     layer::{Backward, Forward, Layer},
+    spec::{DataSpec, InputSpec, MemoryDataSpec},
+};
+
+/// The registry's entry of Data.
+pub(super) const DATA: LayerDef = LayerDef {
+    type_name: "Data",
+    summary: "records of a database, fed from outside the net",
+    bottoms: Arity::Exactly(0),
+    tops: Arity::Between(1, 2),
+    parse: DataSpec::parse,
+    #[cfg(test)]
+    gradients: super::Gradients::None("it has no bottom"),
+};
+
+/// The registry's entry of Input.
+pub(super) const INPUT: LayerDef = LayerDef {
+    type_name: "Input",
+    summary: "blobs of given shapes, fed from outside the net",
+    bottoms: Arity::Exactly(0),
+    tops: Arity::AtLeast(1),
+    parse: InputSpec::parse,
+    #[cfg(test)]
+    gradients: super::Gradients::None("it has no bottom"),
+};
+
+/// The registry's entry of MemoryData.
+pub(super) const MEMORY_DATA: LayerDef = LayerDef {
+    type_name: "MemoryData",
+    summary: "records and labels, fed from outside the net",
+    bottoms: Arity::Exactly(0),
+    tops: Arity::Exactly(2),
+    parse: MemoryDataSpec::parse,
+    #[cfg(test)]
+    gradients: super::Gradients::None("it has no bottom"),
 };
 
 /// A layer whose tops the net's owner fills; their shapes are the net's business.

@@ -6,10 +6,22 @@
 //!
 //! `(n, c, h, w)` becomes `(n, c·h·w)` by default; the values stay where they are.
 
+use super::{Arity, LayerDef};
 use crate::{
     LayerError, Shape,
     layer::{Backward, Forward, Layer},
     spec::FlattenSpec,
+};
+
+/// The registry's entry.
+pub(super) const DEF: LayerDef = LayerDef {
+    type_name: "Flatten",
+    summary: "joins axes to one",
+    bottoms: Arity::Exactly(1),
+    tops: Arity::Exactly(1),
+    parse: FlattenSpec::parse,
+    #[cfg(test)]
+    gradients: super::Gradients::Check(GRADIENT_CASES),
 };
 
 /// Joins axes.

@@ -9,11 +9,23 @@
 
 use rayon::prelude::*;
 
+use super::{Arity, LayerDef};
 use crate::{
     LayerError, Shape,
     kernels::{self, Matrix, Workspace},
     layer::{Backward, Forward, Layer, ParamBlob},
     spec::InnerProductSpec,
+};
+
+/// The registry's entry.
+pub(super) const DEF: LayerDef = LayerDef {
+    type_name: "InnerProduct",
+    summary: "a matrix product with learned weights",
+    bottoms: Arity::Exactly(1),
+    tops: Arity::Exactly(1),
+    parse: InnerProductSpec::parse,
+    #[cfg(test)]
+    gradients: super::Gradients::Check(GRADIENT_CASES),
 };
 
 /// Outputs whose bias gradients a thread sums at a time.

@@ -15,12 +15,23 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::vectorized::vectorized;
+use super::{Arity, LayerDef, vectorized::vectorized};
 use crate::{
     LayerError, Shape,
     kernels::pooling::{Axis, Rows, Windows},
     layer::{Backward, Forward, Layer},
     spec::LrnSpec,
+};
+
+/// The registry's entry.
+pub(super) const DEF: LayerDef = LayerDef {
+    type_name: "LRN",
+    summary: "normalises each value by its neighbours' squares",
+    bottoms: Arity::Exactly(1),
+    tops: Arity::Exactly(1),
+    parse: LrnSpec::parse,
+    #[cfg(test)]
+    gradients: super::Gradients::Check(GRADIENT_CASES),
 };
 
 /// Across channels, so many positions are worked on at once, in all channels: what is needed of them stays in the cache.

@@ -11,11 +11,23 @@
 
 use rayon::prelude::*;
 
+use super::{Arity, LayerDef};
 use crate::{
     LayerError, Phase, Shape,
     kernels::pooling::{Axis, Rows, Windows},
     layer::{Backward, Forward, Layer},
     spec::{PoolingMethod, PoolingSpec},
+};
+
+/// The registry's entry.
+pub(super) const DEF: LayerDef = LayerDef {
+    type_name: "Pooling",
+    summary: "the maximum, average or a random value of windows",
+    bottoms: Arity::Exactly(1),
+    tops: Arity::Between(1, 2),
+    parse: PoolingSpec::parse,
+    #[cfg(test)]
+    gradients: super::Gradients::Check(GRADIENT_CASES),
 };
 
 /// Makes each window of a channel a single value.

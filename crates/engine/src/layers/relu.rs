@@ -4,11 +4,22 @@
 //! layer { name: "relu1" type: "ReLU" bottom: "conv1" top: "conv1" relu_param { negative_slope: 0.1 } }
 //! ```
 
-use super::neuron;
+use super::{Arity, LayerDef, neuron};
 use crate::{
     LayerError, Shape,
     layer::{Backward, Forward, Layer},
     spec::ReluSpec,
+};
+
+/// The registry's entry.
+pub(super) const DEF: LayerDef = LayerDef {
+    type_name: "ReLU",
+    summary: "max(x, 0), or a slope below zero",
+    bottoms: Arity::Exactly(1),
+    tops: Arity::Exactly(1),
+    parse: ReluSpec::parse,
+    #[cfg(test)]
+    gradients: super::Gradients::Check(GRADIENT_CASES),
 };
 
 /// Rectifies each value (Nair and Hinton 2010; with a slope below zero, Maas et al. 2013).

@@ -4,10 +4,22 @@
 //! layer { name: "gate" type: "Sigmoid" bottom: "ip1" top: "gate" }
 //! ```
 
-use super::neuron;
+use super::{Arity, LayerDef, neuron};
 use crate::{
     LayerError, Shape,
     layer::{Backward, Forward, Layer},
+    spec::LayerKind,
+};
+
+/// The registry's entry.
+pub(super) const DEF: LayerDef = LayerDef {
+    type_name: "Sigmoid",
+    summary: "1 / (1 + exp(-x))",
+    bottoms: Arity::Exactly(1),
+    tops: Arity::Exactly(1),
+    parse: |_| Ok(LayerKind::Sigmoid),
+    #[cfg(test)]
+    gradients: super::Gradients::Check(GRADIENT_CASES),
 };
 
 /// Squashes each value into (0, 1).

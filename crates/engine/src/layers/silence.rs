@@ -4,9 +4,22 @@
 //! layer { name: "silence" type: "Silence" bottom: "label" bottom: "weight" }
 //! ```
 
+use super::{Arity, LayerDef};
 use crate::{
     LayerError, Shape,
     layer::{Backward, Forward, Layer},
+    spec::LayerKind,
+};
+
+/// The registry's entry.
+pub(super) const DEF: LayerDef = LayerDef {
+    type_name: "Silence",
+    summary: "takes blobs so that they are no outputs of the net",
+    bottoms: Arity::AtLeast(1),
+    tops: Arity::Exactly(0),
+    parse: |_| Ok(LayerKind::Silence),
+    #[cfg(test)]
+    gradients: super::Gradients::None("it has no top"),
 };
 
 /// Does nothing with its bottoms.

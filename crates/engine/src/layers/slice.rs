@@ -6,10 +6,22 @@
 
 use rayon::prelude::*;
 
+use super::{Arity, LayerDef};
 use crate::{
     LayerError, Shape,
     layer::{Backward, Forward, Layer},
     spec::SliceSpec,
+};
+
+/// The registry's entry.
+pub(super) const DEF: LayerDef = LayerDef {
+    type_name: "Slice",
+    summary: "cuts its bottom along an axis",
+    bottoms: Arity::Exactly(1),
+    tops: Arity::AtLeast(1),
+    parse: SliceSpec::parse,
+    #[cfg(test)]
+    gradients: super::Gradients::Check(GRADIENT_CASES),
 };
 
 /// Cuts a blob.

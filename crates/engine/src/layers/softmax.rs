@@ -8,10 +8,22 @@
 
 use rayon::prelude::*;
 
+use super::{Arity, LayerDef};
 use crate::{
     LayerError, Shape,
     layer::{Backward, Forward, Layer},
     spec::SoftmaxSpec,
+};
+
+/// The registry's entry.
+pub(super) const DEF: LayerDef = LayerDef {
+    type_name: "Softmax",
+    summary: "probabilities from scores",
+    bottoms: Arity::Exactly(1),
+    tops: Arity::Exactly(1),
+    parse: SoftmaxSpec::parse,
+    #[cfg(test)]
+    gradients: super::Gradients::Check(GRADIENT_CASES),
 };
 
 /// Positions along `inner` that are computed at a time: their sums fit registers, their rows cache lines.

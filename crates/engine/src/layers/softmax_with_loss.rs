@@ -12,11 +12,22 @@
 
 use rayon::prelude::*;
 
-use super::{label, softmax::softmax};
+use super::{Arity, LayerDef, label, softmax::softmax};
 use crate::{
     LayerError, Shape,
     layer::{Backward, Forward, Layer},
     spec::{Normalization, SoftmaxWithLossSpec},
+};
+
+/// The registry's entry.
+pub(super) const DEF: LayerDef = LayerDef {
+    type_name: "SoftmaxWithLoss",
+    summary: "the mean negative log-probability of the labels",
+    bottoms: Arity::Exactly(2),
+    tops: Arity::Between(1, 2),
+    parse: SoftmaxWithLossSpec::parse,
+    #[cfg(test)]
+    gradients: super::Gradients::Check(GRADIENT_CASES),
 };
 
 /// The cross-entropy of scores and labels.

@@ -9,6 +9,7 @@
 use rayon::prelude::*;
 
 use super::{
+    Arity, LayerDef,
     neuron::CHUNK,
     vectorized::{copy, vectorized},
 };
@@ -16,6 +17,17 @@ use crate::{
     LayerError, Shape,
     layer::{Backward, Forward, Layer},
     spec::SplitSpec,
+};
+
+/// The registry's entry.
+pub(super) const DEF: LayerDef = LayerDef {
+    type_name: "Split",
+    summary: "copies its bottom to every top",
+    bottoms: Arity::Exactly(1),
+    tops: Arity::AtLeast(1),
+    parse: SplitSpec::parse,
+    #[cfg(test)]
+    gradients: super::Gradients::Check(GRADIENT_CASES),
 };
 
 /// Copies a blob.

@@ -4,10 +4,22 @@
 //! layer { name: "tanh1" type: "TanH" bottom: "ip1" top: "ip1" }
 //! ```
 
-use super::neuron;
+use super::{Arity, LayerDef, neuron};
 use crate::{
     LayerError, Shape,
     layer::{Backward, Forward, Layer},
+    spec::LayerKind,
+};
+
+/// The registry's entry.
+pub(super) const DEF: LayerDef = LayerDef {
+    type_name: "TanH",
+    summary: "the hyperbolic tangent",
+    bottoms: Arity::Exactly(1),
+    tops: Arity::Exactly(1),
+    parse: |_| Ok(LayerKind::TanH),
+    #[cfg(test)]
+    gradients: super::Gradients::Check(GRADIENT_CASES),
 };
 
 /// Squashes each value into (-1, 1).
