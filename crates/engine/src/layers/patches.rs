@@ -3,7 +3,14 @@
 
 use std::ops::Range;
 
-use crate::{LayerError, Shape, kernels::winograd::Grid, spec::ConvolutionSpec};
+use crate::{
+    LayerError, Shape,
+    kernels::{
+        col2im::{self, Steps},
+        winograd::Grid,
+    },
+    spec::ConvolutionSpec,
+};
 
 /// What a kernel meets on its way over one channel.
 #[derive(Default)]
@@ -42,6 +49,17 @@ impl Axis {
         pad: 0,
         dilation: 1,
     };
+
+    /// For a kernel that moves by 1.
+    fn steps(&self) -> Option<Steps> {
+        (self.stride == 1).then_some(Steps {
+            input: self.input,
+            output: self.output,
+            kernel: self.kernel,
+            pad: self.pad,
+            dilation: self.dilation,
+        })
+    }
 
     /// The outputs for which kernel position `tap` meets the input and not the padding, and the input that the first
     /// of them meets.
@@ -133,6 +151,12 @@ impl Patches {
     /// Sums up, for every position of a channel, what stands in its patches: row (kernel position…), column (output
     /// position…). Clobbers the columns in the padding.
     pub fn col2im(&self, columns: &mut [f32], channel: &mut [f32]) {
+        if let [height, width] = self.axes[..]
+            && let (Some(height), Some(width)) = (height.steps(), width.steps())
+            && col2im::fits(width)
+        {
+            return col2im::col2im(height, width, columns, channel);
+        }
         channel.fill(0.0);
         self.for_each_plane(columns, |plane, input, output| {
             if let Some(input) = input {
