@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::{neuron::CHUNK, vectorized::vectorized};
 use crate::{
     LayerError, Shape,
-    layer::{Backward, Blobs},
+    layer::Blobs,
     spec::AxesSpec,
 };
 
