@@ -203,6 +203,14 @@ pub enum LayerError {
         /// The number of classes.
         classes: usize,
     },
+    /// A file that the layer reads.
+    #[error("{}: {fact}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        fact: String,
+    },
     /// A bilinear filler for a blob that is no kernel.
     #[error("a bilinear filler wants a square 4-D blob, not {shape}")]
     BilinearFiller {

@@ -2,33 +2,52 @@
 //!
 //! A new layer is a file here that ends up in [`LAYERS`] and in [`build`], and its parameters in a file of `spec/`.
 
+mod absval;
 mod accuracy;
+mod batch_norm;
+mod bias;
+mod bnll;
+mod channels;
+mod clip;
 mod concat;
+mod contrastive_loss;
 mod convolution;
 mod dropout;
 mod dummy_data;
 mod eltwise;
+mod elu;
 mod euclidean_loss;
+mod exp;
 mod feed;
 mod flatten;
 #[cfg(test)]
 mod gradient_check;
 #[cfg(test)]
 mod harness;
+mod hinge_loss;
+mod infogain_loss;
 mod inner_product;
 mod label;
+mod log;
 mod lrn;
+mod multinomial_logistic_loss;
 mod neuron;
 mod patches;
 mod pooling;
+mod power;
+mod prelu;
 mod relu;
+mod scale;
 mod sigmoid;
+mod sigmoid_cross_entropy_loss;
 mod silence;
 mod slice;
 mod softmax;
 mod softmax_with_loss;
 mod split;
+mod swish;
 mod tanh;
+mod threshold;
 pub(crate) mod vectorized;
 mod windows;
 
@@ -90,6 +109,10 @@ pub(crate) enum Fill {
     Distinct,
     /// The last bottom holds labels of this many classes, the others standard normal values.
     Labels(usize),
+    /// The second bottom holds labels of this many classes, the others standard normal values.
+    SecondLabels(usize),
+    /// The last bottom holds labels of this many classes, the others values between 0.2 and 1.
+    Probabilities(usize),
 }
 
 /// How many blobs a layer takes.
@@ -191,53 +214,91 @@ const CAFFE_TYPES: [&str; 61] = [
 
 /// Every layer type that exists.
 pub const LAYERS: &[LayerDef] = &[
+    absval::DEF,
     accuracy::DEF,
+    batch_norm::DEF,
+    bias::DEF,
+    bnll::DEF,
+    clip::DEF,
     concat::DEF,
+    contrastive_loss::DEF,
     convolution::DEF,
     feed::DATA,
     dropout::DEF,
     dummy_data::DEF,
     eltwise::DEF,
+    elu::DEF,
     euclidean_loss::DEF,
+    exp::DEF,
     flatten::DEF,
+    hinge_loss::DEF,
+    infogain_loss::DEF,
     inner_product::DEF,
     feed::INPUT,
+    log::DEF,
     lrn::DEF,
     feed::MEMORY_DATA,
+    multinomial_logistic_loss::DEF,
     pooling::DEF,
+    power::DEF,
+    prelu::DEF,
     relu::DEF,
+    scale::DEF,
     sigmoid::DEF,
+    sigmoid_cross_entropy_loss::DEF,
     silence::DEF,
     slice::DEF,
     softmax::DEF,
     softmax_with_loss::DEF,
     split::DEF,
+    swish::DEF,
     tanh::DEF,
+    threshold::DEF,
 ];
 
 /// Builds a layer.
 pub(crate) fn build(kind: &LayerKind) -> Box<dyn Layer> {
     match kind {
+        LayerKind::AbsVal => Box::new(absval::AbsVal::new()),
         LayerKind::Accuracy(spec) => Box::new(accuracy::Accuracy::new(spec)),
+        LayerKind::BatchNorm(spec) => Box::new(batch_norm::BatchNorm::new(spec)),
+        LayerKind::Bias(spec) => Box::new(bias::Bias::new(spec)),
+        LayerKind::Bnll => Box::new(bnll::Bnll::new()),
+        LayerKind::Clip(spec) => Box::new(clip::Clip::new(spec)),
         LayerKind::Concat(spec) => Box::new(concat::Concat::new(spec)),
+        LayerKind::ContrastiveLoss(spec) => Box::new(contrastive_loss::ContrastiveLoss::new(spec)),
         LayerKind::Convolution(spec) => Box::new(convolution::Convolution::new(spec)),
         LayerKind::Data(_) | LayerKind::Input(_) | LayerKind::MemoryData(_) => Box::new(feed::Feed::new()),
         LayerKind::Dropout(spec) => Box::new(dropout::Dropout::new(spec)),
         LayerKind::DummyData(spec) => Box::new(dummy_data::DummyData::new(spec)),
         LayerKind::Eltwise(spec) => Box::new(eltwise::Eltwise::new(spec)),
+        LayerKind::Elu(spec) => Box::new(elu::Elu::new(spec)),
         LayerKind::EuclideanLoss => Box::new(euclidean_loss::EuclideanLoss::new()),
+        LayerKind::Exp(spec) => Box::new(exp::Exp::new(spec)),
         LayerKind::Flatten(spec) => Box::new(flatten::Flatten::new(spec)),
+        LayerKind::HingeLoss(spec) => Box::new(hinge_loss::HingeLoss::new(spec)),
+        LayerKind::InfogainLoss(spec) => Box::new(infogain_loss::InfogainLoss::new(spec)),
         LayerKind::InnerProduct(spec) => Box::new(inner_product::InnerProduct::new(spec)),
+        LayerKind::Log(spec) => Box::new(log::Log::new(spec)),
         LayerKind::Lrn(spec) => Box::new(lrn::Lrn::new(spec)),
+        LayerKind::MultinomialLogisticLoss => Box::new(multinomial_logistic_loss::MultinomialLogisticLoss::new()),
         LayerKind::Pooling(spec) => Box::new(pooling::Pooling::new(spec)),
+        LayerKind::Power(spec) => Box::new(power::Power::new(spec)),
+        LayerKind::PRelu(spec) => Box::new(prelu::PRelu::new(spec)),
         LayerKind::Relu(spec) => Box::new(relu::Relu::new(spec)),
+        LayerKind::Scale(spec) => Box::new(scale::Scale::new(spec)),
         LayerKind::Sigmoid => Box::new(sigmoid::Sigmoid::new()),
+        LayerKind::SigmoidCrossEntropyLoss(spec) => {
+            Box::new(sigmoid_cross_entropy_loss::SigmoidCrossEntropyLoss::new(spec))
+        }
         LayerKind::Silence => Box::new(silence::Silence::new()),
         LayerKind::Slice(spec) => Box::new(slice::Slice::new(spec)),
         LayerKind::Softmax(spec) => Box::new(softmax::Softmax::new(spec)),
         LayerKind::SoftmaxWithLoss(spec) => Box::new(softmax_with_loss::SoftmaxWithLoss::new(spec)),
         LayerKind::Split(spec) => Box::new(split::Split::new(spec)),
+        LayerKind::Swish(spec) => Box::new(swish::Swish::new(spec)),
         LayerKind::TanH => Box::new(tanh::TanH::new()),
+        LayerKind::Threshold(spec) => Box::new(threshold::Threshold::new(spec)),
     }
 }
 

@@ -4,11 +4,15 @@
 
 mod data_layers;
 mod kinds;
+mod loss_layers;
+mod neuron_layers;
 mod solver;
 mod vision_layers;
 
 pub use data_layers::*;
 pub use kinds::*;
+pub use loss_layers::*;
+pub use neuron_layers::*;
 pub use solver::*;
 pub use vision_layers::*;
 
@@ -252,6 +256,12 @@ impl LayerSpec {
             )));
         }
 
+        let mut params: Vec<ParamSpec> = layer.param.iter().map(ParamSpec::from_proto).collect();
+        let statistics = kind.num_statistics();
+        if params.len() < statistics {
+            params.resize_with(statistics, ParamSpec::fixed);
+        }
+
         let mut message = layer.clone();
         message.blobs.clear();
         message.set_phase(match phase {
@@ -265,7 +275,7 @@ impl LayerSpec {
             bottoms: layer.bottom.clone(),
             tops,
             loss_weights,
-            params: layer.param.iter().map(ParamSpec::from_proto).collect(),
+            params,
             propagate_down: layer.propagate_down.clone(),
             message,
         })
@@ -273,6 +283,14 @@ impl LayerSpec {
 }
 
 impl ParamSpec {
+    /// What is said of a blob that the solver must leave alone.
+    fn fixed() -> Self {
+        Self {
+            lr_mult: Some(0.0),
+            ..Self::default()
+        }
+    }
+
     fn from_proto(param: &caffe::ParamSpec) -> Self {
         Self {
             name: param.name().to_owned(),

@@ -90,13 +90,26 @@ fn case_text(def: &LayerDef, case: &GradientCase) -> String {
 fn fill(fill: Fill, bottom: usize, bottoms: usize, values: &mut [f32]) {
     let key = random::key(&[SEED, bottom as u64]);
     let normal = |i: usize| random::normal(key, i as u64);
+    let classes = match fill {
+        Fill::Labels(classes) | Fill::Probabilities(classes) if bottom + 1 == bottoms => Some(classes),
+        Fill::SecondLabels(classes) if bottom == 1 => Some(classes),
+        _ => None,
+    };
+    if let Some(classes) = classes {
+        let class = |i: usize| (random::uniform(key, i as u64) * classes as f32).floor();
+        values.iter_mut().enumerate().for_each(|(i, value)| *value = class(i));
+        return;
+    }
     match fill {
-        Fill::Labels(classes) if bottom + 1 == bottoms => {
-            let class = |i: usize| (random::uniform(key, i as u64) * classes as f32).floor();
-            values.iter_mut().enumerate().for_each(|(i, value)| *value = class(i));
-        }
-        Fill::Normal | Fill::Labels(_) => {
+        Fill::Normal | Fill::Labels(_) | Fill::SecondLabels(_) => {
             values.iter_mut().enumerate().for_each(|(i, value)| *value = normal(i));
+        }
+        Fill::Probabilities(_) => {
+            let probability = |i: usize| 0.2 + 0.8 * random::uniform(key, i as u64);
+            values
+                .iter_mut()
+                .enumerate()
+                .for_each(|(i, value)| *value = probability(i));
         }
         Fill::AwayFromZero => values.iter_mut().enumerate().for_each(|(i, value)| {
             let normal = normal(i);
@@ -120,9 +133,21 @@ fn fill_net(net: &mut Net, case: &GradientCase) {
         let values = net.blob_data_mut(&format!("b{bottom}")).unwrap();
         fill(case.fill, bottom, case.bottoms.len(), values);
     }
+    fill_params(net);
+}
+
+/// Fills the parameters but for statistics, which a layer keeps itself and which have no gradient.
+fn fill_params(net: &mut Net) {
     let key = random::key(&[SEED, 1000]);
-    let params = net.param_arena_mut().iter_mut().enumerate();
-    params.for_each(|(i, value)| *value = random::normal(key, i as u64));
+    for i in learned(net) {
+        net.param_arena_mut()[i] = random::normal(key, i as u64);
+    }
+}
+
+/// Where the parameters that are learned lie in the arenas.
+fn learned(net: &Net) -> Vec<usize> {
+    let learned = net.params().iter().filter(|param| param.lr_mult != 0.0);
+    learned.flat_map(|param| param.range.clone()).collect()
 }
 
 /// What a top's values are multiplied with in the objective: its loss weight, or random numbers. Later tops of a loss
@@ -211,9 +236,10 @@ fn check_case(name: &str, def: &LayerDef, case: &GradientCase) {
         });
         checked += gradient.len();
     }
-    let gradient = net.gradient_arena().to_vec();
+    let learned = learned(&net);
+    let gradient: Vec<f32> = learned.iter().map(|i| net.gradient_arena()[*i]).collect();
     check(&format!("{name}: params"), &mut net, case, &gradient, |net, i| {
-        &mut net.param_arena_mut()[i]
+        &mut net.param_arena_mut()[learned[i]]
     });
     assert!(
         checked + gradient.len() > 0,
@@ -402,9 +428,7 @@ fn in_place_changes_nothing() {
 
         let outcome = |mut net: Net, top: &str| {
             fill(case.fill, 0, 1, net.blob_data_mut("x").unwrap());
-            let key = random::key(&[SEED, 1000]);
-            let params = net.param_arena_mut().iter_mut().enumerate();
-            params.for_each(|(i, value)| *value = random::normal(key, i as u64));
+            fill_params(&mut net);
             net.forward().unwrap();
             let top_values = net.blob_data(top).unwrap().to_vec();
             let weights = top_weights(&net, 0);
@@ -489,17 +513,25 @@ fn wrong_fields_are_refused_by_name() {
         // Fields that a layer of any type may have, and one of each type that may be wrong by itself.
         let own = match def.type_name {
             "Accuracy" => "accuracy_param { top_k: 0 }",
+            "BatchNorm" => "param { lr_mult: 0 } param { lr_mult: 1 }",
+            "Bias" => "bias_param { num_axes: -2 }",
+            "Clip" => "clip_param { min: 1 max: -1 }",
             "Concat" => "concat_param { axis: 0 concat_dim: 1 }",
             "Convolution" => "convolution_param { num_output: 4 group: 3 kernel_size: 1 }",
             "Data" => "data_param { batch_size: 1 }",
             "Dropout" => "dropout_param { dropout_ratio: 1 }",
             "DummyData" => "dummy_data_param { shape { dim: -1 } }",
             "Eltwise" => "eltwise_param { operation: MAX coeff: 1 coeff: 2 }",
+            "Exp" => "exp_param { base: 0 }",
+            "InfogainLoss" => "loss_param { normalize: true }",
             "InnerProduct" => "inner_product_param { num_output: 0 }",
             "Input" => "input_param { shape { dim: 3 dim: -1 } }",
             "LRN" => "lrn_param { local_size: 4 }",
+            "Log" => "log_param { base: 1 }",
             "MemoryData" => "memory_data_param { batch_size: 1 channels: 1 height: 1 }",
+            "PReLU" => "prelu_param { filler { type: 'none' } }",
             "Pooling" => "pooling_param { kernel_size: 2 pad: 2 }",
+            "Scale" => "scale_param { num_axes: -2 }",
             "Slice" => "slice_param { axis: 0 slice_dim: 1 }",
             _ => &weights,
         };

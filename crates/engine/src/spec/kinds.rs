@@ -1,11 +1,10 @@
-//! What types of layers there are, and the typed parameters of most, read once from their messages. Layers that bring
-//! data and those that look at windows of images have files beside this one.
+//! What types of layers there are, and the typed parameters of many, read once from their messages. Layers that bring
+//! data, those that look at windows of images, those that treat values one by one, and losses have files beside this.
 
-use sparknet_proto::caffe::{
-    self, FillerParameter, LayerParameter, eltwise_parameter, filler_parameter, loss_parameter,
-};
+use sparknet_proto::caffe::{self, FillerParameter, LayerParameter, eltwise_parameter, filler_parameter};
 
 use super::{ConvolutionSpec, DataSpec, DummyDataSpec, InputSpec, LrnSpec, MemoryDataSpec, PoolingSpec};
+use super::{loss_layers::*, neuron_layers::*};
 use crate::{
     Shape,
     filler::{Filler, VarianceNorm},
@@ -15,34 +14,70 @@ use crate::{
 #[derive(Clone, Debug)]
 #[allow(missing_docs)] // The variants are Caffe's layer types; layers.rs has a sentence on each.
 pub enum LayerKind {
+    AbsVal,
     Accuracy(AccuracySpec),
+    BatchNorm(BatchNormSpec),
+    Bias(BiasSpec),
+    Bnll,
+    Clip(ClipSpec),
     Concat(ConcatSpec),
+    ContrastiveLoss(ContrastiveLossSpec),
     Convolution(ConvolutionSpec),
     Data(DataSpec),
     Dropout(DropoutSpec),
     DummyData(DummyDataSpec),
     Eltwise(EltwiseSpec),
+    Elu(EluSpec),
     EuclideanLoss,
+    Exp(ExpSpec),
     Flatten(FlattenSpec),
+    HingeLoss(HingeLossSpec),
+    InfogainLoss(InfogainLossSpec),
     InnerProduct(InnerProductSpec),
     Input(InputSpec),
+    Log(LogSpec),
     Lrn(LrnSpec),
     MemoryData(MemoryDataSpec),
+    MultinomialLogisticLoss,
+    PRelu(PReluSpec),
     Pooling(PoolingSpec),
+    Power(PowerSpec),
     Relu(ReluSpec),
+    Scale(ScaleSpec),
     Sigmoid,
+    SigmoidCrossEntropyLoss(SigmoidCrossEntropyLossSpec),
     Silence,
     Slice(SliceSpec),
     Softmax(SoftmaxSpec),
     SoftmaxWithLoss(SoftmaxWithLossSpec),
     Split(SplitSpec),
+    Swish(SwishSpec),
     TanH,
+    Threshold(ThresholdSpec),
 }
 
 impl LayerKind {
     /// Whether the first top is a term of the loss unless the file says otherwise.
     pub fn is_loss(&self) -> bool {
-        matches!(self, Self::EuclideanLoss | Self::SoftmaxWithLoss(_))
+        matches!(
+            self,
+            Self::ContrastiveLoss(_)
+                | Self::EuclideanLoss
+                | Self::HingeLoss(_)
+                | Self::InfogainLoss(_)
+                | Self::MultinomialLogisticLoss
+                | Self::SigmoidCrossEntropyLoss(_)
+                | Self::SoftmaxWithLoss(_)
+        )
+    }
+
+    /// How many of the parameter blobs, from the first, are statistics that the layer keeps itself and the solver must
+    /// leave alone.
+    pub(crate) fn num_statistics(&self) -> usize {
+        match self {
+            Self::BatchNorm(_) => 3,
+            _ => 0,
+        }
     }
 
     /// For types with a top a bottom: 1.
@@ -270,20 +305,6 @@ impl InnerProductSpec {
     }
 }
 
-/// `ReLU`.
-#[derive(Clone, Debug)]
-pub struct ReluSpec {
-    /// The slope below zero.
-    pub negative_slope: f32,
-}
-
-impl ReluSpec {
-    pub(crate) fn parse(layer: &LayerParameter) -> Parsed<LayerKind> {
-        let negative_slope = layer.relu_param.unwrap_or_default().negative_slope();
-        Ok(LayerKind::Relu(Self { negative_slope }))
-    }
-}
-
 /// `Slice`.
 #[derive(Clone, Debug)]
 pub struct SliceSpec {
@@ -327,56 +348,6 @@ impl SoftmaxSpec {
     pub(crate) fn parse(layer: &LayerParameter) -> Parsed<LayerKind> {
         Ok(LayerKind::Softmax(Self {
             axis: layer.softmax_param.unwrap_or_default().axis(),
-        }))
-    }
-}
-
-/// What a loss is divided by; never by less than 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Normalization {
-    /// The number of positions.
-    Full,
-    /// The number of positions whose label is not ignored.
-    Valid,
-    /// The extent of the axes before the classes' axis.
-    BatchSize,
-    /// 1.
-    None,
-}
-
-/// `SoftmaxWithLoss`.
-#[derive(Clone, Debug)]
-pub struct SoftmaxWithLossSpec {
-    /// The axis of the classes.
-    pub axis: i32,
-    /// A label that adds nothing.
-    pub ignore_label: Option<i32>,
-    /// What the sum is divided by.
-    pub normalization: Normalization,
-}
-
-/// `loss_param`'s normalization, with the legacy field `normalize`.
-fn normalization(layer: &LayerParameter, default: Normalization) -> Normalization {
-    let param = layer.loss_param.unwrap_or_default();
-    match (param.normalization, param.normalize) {
-        (None, Some(true)) => Normalization::Valid,
-        (None, Some(false)) => Normalization::BatchSize,
-        (None, None) => default,
-        (Some(_), _) => match param.normalization() {
-            loss_parameter::NormalizationMode::Full => Normalization::Full,
-            loss_parameter::NormalizationMode::Valid => Normalization::Valid,
-            loss_parameter::NormalizationMode::BatchSize => Normalization::BatchSize,
-            loss_parameter::NormalizationMode::None => Normalization::None,
-        },
-    }
-}
-
-impl SoftmaxWithLossSpec {
-    pub(crate) fn parse(layer: &LayerParameter) -> Parsed<LayerKind> {
-        Ok(LayerKind::SoftmaxWithLoss(Self {
-            axis: layer.softmax_param.unwrap_or_default().axis(),
-            ignore_label: layer.loss_param.unwrap_or_default().ignore_label,
-            normalization: normalization(layer, Normalization::Valid),
         }))
     }
 }

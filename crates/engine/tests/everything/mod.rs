@@ -48,7 +48,33 @@ layer { name: "accuracy" type: "Accuracy" bottom: "ip2" bottom: "label" top: "ac
 layer { name: "prob" type: "Softmax" bottom: "ip2" top: "prob" }
 layer { name: "distance" type: "EuclideanLoss" bottom: "prob" bottom: "target" top: "distance" loss_weight: 0.1 }
 layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip2" bottom: "label" top: "loss" }
-layer { name: "silence" type: "Silence" bottom: "right" }
+layer { name: "ip3" type: "InnerProduct" bottom: "flat" top: "ip3"
+  inner_product_param { num_output: 5 weight_filler { type: "xavier" } } }
+layer { name: "bn" type: "BatchNorm" bottom: "ip3" top: "ip3" batch_norm_param { eps: 0.1 } }
+layer { name: "scale" type: "Scale" bottom: "ip3" top: "ip3" scale_param { bias_term: true } }
+layer { name: "prelu" type: "PReLU" bottom: "ip3" top: "ip3" }
+layer { name: "elu" type: "ELU" bottom: "ip3" top: "ip3" }
+layer { name: "bias" type: "Bias" bottom: "ip3" top: "ip3" }
+layer { name: "swish" type: "Swish" bottom: "ip3" top: "ip3" }
+layer { name: "bnll" type: "BNLL" bottom: "ip3" top: "bnll" }
+layer { name: "log" type: "Log" bottom: "bnll" top: "log" log_param { shift: 1 } }
+layer { name: "power" type: "Power" bottom: "log" top: "power" power_param { power: 1.5 shift: 0.5 } }
+layer { name: "exp" type: "Exp" bottom: "power" top: "exp" exp_param { scale: -1 } }
+layer { name: "clip" type: "Clip" bottom: "exp" top: "clip" clip_param { min: 0.1 max: 0.9 } }
+layer { name: "abs" type: "AbsVal" bottom: "clip" top: "abs" }
+layer { name: "threshold" type: "Threshold" bottom: "data" top: "threshold" }
+layer { name: "h" type: "DummyData" top: "h"
+  dummy_data_param { shape { dim: 5 dim: 5 } data_filler { type: "uniform" } } }
+layer { name: "contrastive" type: "ContrastiveLoss" bottom: "abs" bottom: "target" bottom: "label" top: "contrastive"
+  loss_weight: 0.1 }
+layer { name: "cross_entropy" type: "SigmoidCrossEntropyLoss" bottom: "ip3" bottom: "target" top: "cross_entropy"
+  loss_weight: 0.1 }
+layer { name: "hinge" type: "HingeLoss" bottom: "ip2" bottom: "label" top: "hinge" loss_weight: 0.1 }
+layer { name: "infogain" type: "InfogainLoss" bottom: "ip2" bottom: "label" bottom: "h" top: "infogain"
+  loss_weight: 0.1 }
+layer { name: "logistic" type: "MultinomialLogisticLoss" bottom: "prob" bottom: "label" top: "logistic"
+  loss_weight: 0.1 }
+layer { name: "silence" type: "Silence" bottom: "right" bottom: "threshold" }
 "#;
 
 const SOLVER: &str = "base_lr: 0.01 lr_policy: 'inv' gamma: 0.1 power: 0.75 momentum: 0.9 weight_decay: 0.001
