@@ -3,32 +3,50 @@
 //! A new layer is a file here that ends up in [`LAYERS`] and in [`build`], and its parameters in a file of `spec/`.
 
 mod accuracy;
+mod argmax;
+mod batch_reindex;
 mod concat;
 mod convolution;
+mod crop;
+mod deconvolution;
 mod dropout;
 mod dummy_data;
 mod eltwise;
+mod embed;
 mod euclidean_loss;
 mod feed;
+mod filter;
 mod flatten;
 #[cfg(test)]
 mod gradient_check;
 #[cfg(test)]
 mod harness;
+mod im2col;
+mod index;
 mod inner_product;
 mod label;
 mod lrn;
+mod lstm;
+mod lstm_unit;
+mod mvn;
 mod neuron;
+mod parameter;
 mod patches;
 mod pooling;
+mod recurrent;
+mod reduction;
 mod relu;
+mod reshape;
+mod rnn;
 mod sigmoid;
 mod silence;
 mod slice;
 mod softmax;
 mod softmax_with_loss;
 mod split;
+mod spp;
 mod tanh;
+mod tile;
 pub(crate) mod vectorized;
 mod windows;
 
@@ -90,6 +108,9 @@ pub(crate) enum Fill {
     Distinct,
     /// The last bottom holds labels of this many classes, the others standard normal values.
     Labels(usize),
+    /// The second bottom, (steps, so many streams), tells where sequences go on: not at the first step, so that nothing
+    /// is remembered from the pass before. The others hold standard normal values.
+    Sequences(usize),
 }
 
 /// How many blobs a layer takes.
@@ -192,20 +213,35 @@ const CAFFE_TYPES: [&str; 61] = [
 /// Every layer type that exists.
 pub const LAYERS: &[LayerDef] = &[
     accuracy::DEF,
+    argmax::DEF,
+    batch_reindex::DEF,
     concat::DEF,
     convolution::DEF,
+    crop::DEF,
     feed::DATA,
+    deconvolution::DEF,
     dropout::DEF,
     dummy_data::DEF,
     eltwise::DEF,
+    embed::DEF,
     euclidean_loss::DEF,
+    filter::DEF,
     flatten::DEF,
+    im2col::DEF,
     inner_product::DEF,
     feed::INPUT,
     lrn::DEF,
+    lstm::DEF,
+    lstm_unit::DEF,
+    mvn::DEF,
     feed::MEMORY_DATA,
+    parameter::DEF,
     pooling::DEF,
+    rnn::DEF,
     relu::DEF,
+    reduction::DEF,
+    reshape::DEF,
+    spp::DEF,
     sigmoid::DEF,
     silence::DEF,
     slice::DEF,
@@ -213,31 +249,48 @@ pub const LAYERS: &[LayerDef] = &[
     softmax_with_loss::DEF,
     split::DEF,
     tanh::DEF,
+    tile::DEF,
 ];
 
 /// Builds a layer.
 pub(crate) fn build(kind: &LayerKind) -> Box<dyn Layer> {
     match kind {
         LayerKind::Accuracy(spec) => Box::new(accuracy::Accuracy::new(spec)),
+        LayerKind::ArgMax(spec) => Box::new(argmax::ArgMax::new(spec)),
+        LayerKind::BatchReindex => Box::new(batch_reindex::BatchReindex::new()),
         LayerKind::Concat(spec) => Box::new(concat::Concat::new(spec)),
         LayerKind::Convolution(spec) => Box::new(convolution::Convolution::new(spec)),
+        LayerKind::Crop(spec) => Box::new(crop::Crop::new(spec)),
         LayerKind::Data(_) | LayerKind::Input(_) | LayerKind::MemoryData(_) => Box::new(feed::Feed::new()),
+        LayerKind::Deconvolution(spec) => Box::new(deconvolution::Deconvolution::new(spec)),
         LayerKind::Dropout(spec) => Box::new(dropout::Dropout::new(spec)),
         LayerKind::DummyData(spec) => Box::new(dummy_data::DummyData::new(spec)),
         LayerKind::Eltwise(spec) => Box::new(eltwise::Eltwise::new(spec)),
+        LayerKind::Embed(spec) => Box::new(embed::Embed::new(spec)),
         LayerKind::EuclideanLoss => Box::new(euclidean_loss::EuclideanLoss::new()),
+        LayerKind::Filter(spec) => Box::new(filter::Filter::new(spec)),
         LayerKind::Flatten(spec) => Box::new(flatten::Flatten::new(spec)),
+        LayerKind::Im2col(spec) => Box::new(im2col::Im2col::new(spec)),
         LayerKind::InnerProduct(spec) => Box::new(inner_product::InnerProduct::new(spec)),
         LayerKind::Lrn(spec) => Box::new(lrn::Lrn::new(spec)),
+        LayerKind::Lstm(spec) => Box::new(lstm::Lstm::new(spec)),
+        LayerKind::LstmUnit => Box::new(lstm_unit::LstmUnit::new()),
+        LayerKind::Mvn(spec) => Box::new(mvn::Mvn::new(spec)),
+        LayerKind::Parameter(spec) => Box::new(parameter::Parameter::new(spec)),
         LayerKind::Pooling(spec) => Box::new(pooling::Pooling::new(spec)),
+        LayerKind::Reduction(spec) => Box::new(reduction::Reduction::new(spec)),
         LayerKind::Relu(spec) => Box::new(relu::Relu::new(spec)),
+        LayerKind::Reshape(spec) => Box::new(reshape::Reshape::new(spec)),
+        LayerKind::Rnn(spec) => Box::new(rnn::Rnn::new(spec)),
         LayerKind::Sigmoid => Box::new(sigmoid::Sigmoid::new()),
         LayerKind::Silence => Box::new(silence::Silence::new()),
         LayerKind::Slice(spec) => Box::new(slice::Slice::new(spec)),
         LayerKind::Softmax(spec) => Box::new(softmax::Softmax::new(spec)),
         LayerKind::SoftmaxWithLoss(spec) => Box::new(softmax_with_loss::SoftmaxWithLoss::new(spec)),
         LayerKind::Split(spec) => Box::new(split::Split::new(spec)),
+        LayerKind::Spp(spec) => Box::new(spp::Spp::new(spec)),
         LayerKind::TanH => Box::new(tanh::TanH::new()),
+        LayerKind::Tile(spec) => Box::new(tile::Tile::new(spec)),
     }
 }
 

@@ -4,11 +4,15 @@
 
 mod data_layers;
 mod kinds;
+mod recurrent_layers;
+mod shape_layers;
 mod solver;
 mod vision_layers;
 
 pub use data_layers::*;
 pub use kinds::*;
+pub use recurrent_layers::*;
+pub use shape_layers::*;
 pub use solver::*;
 pub use vision_layers::*;
 

@@ -1,11 +1,14 @@
-//! What types of layers there are, and the typed parameters of most, read once from their messages. Layers that bring
-//! data and those that look at windows of images have files beside this one.
+//! What types of layers there are, and the typed parameters of most, read once from their messages. Groups of
+//! layers have files beside this one.
 
 use sparknet_proto::caffe::{
     self, FillerParameter, LayerParameter, eltwise_parameter, filler_parameter, loss_parameter,
 };
 
-use super::{ConvolutionSpec, DataSpec, DummyDataSpec, InputSpec, LrnSpec, MemoryDataSpec, PoolingSpec};
+use super::{
+    ArgMaxSpec, ConvolutionSpec, CropSpec, DataSpec, DummyDataSpec, EmbedSpec, FilterSpec, InputSpec, LrnSpec,
+    MemoryDataSpec, MvnSpec, ParameterSpec, PoolingSpec, RecurrentSpec, ReductionSpec, ReshapeSpec, SppSpec, TileSpec,
+};
 use crate::{
     Shape,
     filler::{Filler, VarianceNorm},
@@ -16,27 +19,43 @@ use crate::{
 #[allow(missing_docs)] // The variants are Caffe's layer types; layers.rs has a sentence on each.
 pub enum LayerKind {
     Accuracy(AccuracySpec),
+    ArgMax(ArgMaxSpec),
+    BatchReindex,
     Concat(ConcatSpec),
     Convolution(ConvolutionSpec),
+    Crop(CropSpec),
     Data(DataSpec),
+    Deconvolution(ConvolutionSpec),
     Dropout(DropoutSpec),
     DummyData(DummyDataSpec),
     Eltwise(EltwiseSpec),
+    Embed(EmbedSpec),
     EuclideanLoss,
+    Filter(FilterSpec),
     Flatten(FlattenSpec),
+    Im2col(ConvolutionSpec),
     InnerProduct(InnerProductSpec),
     Input(InputSpec),
     Lrn(LrnSpec),
+    Lstm(RecurrentSpec),
+    LstmUnit,
     MemoryData(MemoryDataSpec),
+    Mvn(MvnSpec),
+    Parameter(ParameterSpec),
     Pooling(PoolingSpec),
+    Reduction(ReductionSpec),
     Relu(ReluSpec),
+    Reshape(ReshapeSpec),
+    Rnn(RecurrentSpec),
     Sigmoid,
     Silence,
     Slice(SliceSpec),
     Softmax(SoftmaxSpec),
     SoftmaxWithLoss(SoftmaxWithLossSpec),
     Split(SplitSpec),
+    Spp(SppSpec),
     TanH,
+    Tile(TileSpec),
 }
 
 impl LayerKind {
@@ -48,7 +67,7 @@ impl LayerKind {
     /// For types with a top a bottom: 1.
     pub(crate) fn tops_per_bottom(&self) -> Option<usize> {
         match self {
-            Self::Convolution(_) => Some(1),
+            Self::Convolution(_) | Self::Deconvolution(_) => Some(1),
             _ => None,
         }
     }
