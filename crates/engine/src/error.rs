@@ -211,6 +211,25 @@ pub enum LayerError {
         /// What is wrong with it.
         fact: String,
     },
+    /// A value that is no index into what it chooses from.
+    #[error(
+        "bottom {bottom} holds {value} at position {position}, which is not one of the {count} {what} 0 to {}: {remedy}",
+        count - 1
+    )]
+    Index {
+        /// The index of the bottom that holds it.
+        bottom: usize,
+        /// The value.
+        value: f32,
+        /// Its index in that bottom.
+        position: usize,
+        /// How many there are to choose from.
+        count: usize,
+        /// What they are, in the plural.
+        what: &'static str,
+        /// The way out.
+        remedy: &'static str,
+    },
     /// A bilinear filler for a blob that is no kernel.
     #[error("a bilinear filler wants a square 4-D blob, not {shape}")]
     BilinearFiller {

@@ -24,7 +24,14 @@ pub trait Layer: Send {
         Vec::new()
     }
 
-    /// Computes the tops.
+    /// The extent of the tops' first axis, where only the bottoms' values tell it: asked before each `forward`, which
+    /// then finds tops of that extent. [`Layer::reshape`] gives the largest that it can be.
+    fn extent_from_data(&mut self, _bottom: Blobs<'_>) -> Option<usize> {
+        None
+    }
+
+    /// Computes the tops. Not called where no bottom has a value, nor is `backward`: see
+    /// [`Layer::extent_from_data`]. The tops, and the gradients, are then zero.
     ///
     /// # Errors
     /// Data that the layer cannot take, such as a label out of range.

@@ -368,8 +368,15 @@ impl Net {
     /// # Errors
     /// As [`Net::reshape_feed`].
     pub fn reshape(&mut self) -> Result<(), Error> {
-        let mut shapes: Vec<Shape> = self.blobs.iter().map(|blob| blob.shape.clone()).collect();
-        for (layer, spec) in self.layers.iter_mut().zip(&self.spec.layers) {
+        let shapes = self.blobs.iter().map(|blob| blob.shape.clone()).collect();
+        self.reshape_from(0, shapes)?;
+        self.shapes_are_stale = false;
+        Ok(())
+    }
+
+    /// Lets the layers from `first` on follow `shapes`, those of all blobs.
+    fn reshape_from(&mut self, first: usize, mut shapes: Vec<Shape>) -> Result<(), Error> {
+        for (layer, spec) in self.layers.iter_mut().zip(&self.spec.layers).skip(first) {
             if is_fed(spec) {
                 continue;
             }
@@ -382,8 +389,28 @@ impl Net {
             blob.shape = shape;
         }
         self.size_buffers();
-        self.shapes_are_stale = false;
         Ok(())
+    }
+
+    /// Gives the tops of a layer the extent that only its data tell, and lets the layers after it follow.
+    fn follow_data(&mut self, index: usize) -> Result<(), Error> {
+        let layer = &mut self.layers[index];
+        let bottoms = Blobs::new(&self.data, &layer.bottom_data);
+        let Some(extent) = layer.layer.extent_from_data(bottoms) else {
+            return Ok(());
+        };
+        let has_extent = |blob: &usize| self.blobs[*blob].shape.dims().first() == Some(&extent);
+        if layer.plan.tops.iter().all(has_extent) {
+            return Ok(());
+        }
+        let mut shapes: Vec<Shape> = self.blobs.iter().map(|blob| blob.shape.clone()).collect();
+        for blob in &layer.plan.tops {
+            let rest = shapes[*blob].dims().get(1..).unwrap_or_default();
+            shapes[*blob] = Shape::new([&[extent], rest].concat());
+        }
+        let followed = self.reshape_from(index + 1, shapes);
+        self.shapes_are_stale |= followed.is_err();
+        followed
     }
 
     /// [`Net::reshape`], if [`Net::set_feed_shapes`] has changed a shape since the last.
@@ -447,8 +474,13 @@ impl Net {
     /// As [`Net::forward`].
     pub fn forward_layer(&mut self, index: usize) -> Result<f32, Error> {
         self.settle_shapes()?;
+        self.follow_data(index)?;
         let context = self.context(index);
         let layer = &mut self.layers[index];
+        if has_nothing_to_read(layer, &self.data) {
+            layer.top_data.iter().for_each(|buffer| self.data[*buffer].fill(0.0));
+            return Ok(0.0);
+        }
         let lent = &mut self.lent;
         lent.extend(layer.top_data.iter().map(|buffer| mem::take(&mut self.data[*buffer])));
         let result = layer.layer.forward(&mut Forward {
@@ -496,6 +528,9 @@ impl Net {
         }
         let context = self.context(index);
         let layer = &mut self.layers[index];
+        if has_nothing_to_read(layer, &self.data) {
+            return;
+        }
         let lent = &mut self.lent;
         let mut scratch_used = 0;
         for (i, blob) in layer.plan.bottoms.iter().enumerate() {
@@ -558,6 +593,12 @@ impl Net {
             .find(|blob| self.data[blob.data].iter().any(|value| !value.is_finite()))?;
         Some(&self.spec.layers[bad.producer].name)
     }
+}
+
+/// Whether a layer has bottoms, but none of them a value, as after a Filter that lets nothing through: most layers could
+/// do nothing with them, and some would divide by their number.
+fn has_nothing_to_read(layer: &NetLayer, data: &[Vec<f32>]) -> bool {
+    !layer.bottom_data.is_empty() && layer.bottom_data.iter().all(|buffer| data[*buffer].is_empty())
 }
 
 fn is_fed(spec: &LayerSpec) -> bool {

@@ -6,6 +6,8 @@ mod data_layers;
 mod kinds;
 mod loss_layers;
 mod neuron_layers;
+mod recurrent_layers;
+mod shape_layers;
 mod solver;
 mod vision_layers;
 
@@ -13,6 +15,8 @@ pub use data_layers::*;
 pub use kinds::*;
 pub use loss_layers::*;
 pub use neuron_layers::*;
+pub use recurrent_layers::*;
+pub use shape_layers::*;
 pub use solver::*;
 pub use vision_layers::*;
 

@@ -3,11 +3,7 @@
 use rayon::prelude::*;
 
 use super::{neuron::CHUNK, vectorized::vectorized};
-use crate::{
-    LayerError, Shape,
-    layer::Blobs,
-    spec::AxesSpec,
-};
+use crate::{LayerError, Shape, layer::Blobs, spec::AxesSpec};
 
 /// Sums side by side, which become vectors.
 const LANES: usize = 32;

@@ -1,10 +1,9 @@
-//! What types of layers there are, and the typed parameters of many, read once from their messages. Layers that bring
-//! data, those that look at windows of images, those that treat values one by one, and losses have files beside this.
+//! What types of layers there are, and the typed parameters of some, read once from their messages. Groups of layers
+//! have files beside this one.
 
 use sparknet_proto::caffe::{self, FillerParameter, LayerParameter, eltwise_parameter, filler_parameter};
 
-use super::{ConvolutionSpec, DataSpec, DummyDataSpec, InputSpec, LrnSpec, MemoryDataSpec, PoolingSpec};
-use super::{loss_layers::*, neuron_layers::*};
+use super::*;
 use crate::{
     Shape,
     filler::{Filler, VarianceNorm},
@@ -20,10 +19,14 @@ pub enum LayerKind {
     Bias(BiasSpec),
     Bnll,
     Clip(ClipSpec),
+    ArgMax(ArgMaxSpec),
+    BatchReindex,
     Concat(ConcatSpec),
     ContrastiveLoss(ContrastiveLossSpec),
     Convolution(ConvolutionSpec),
+    Crop(CropSpec),
     Data(DataSpec),
+    Deconvolution(ConvolutionSpec),
     Dropout(DropoutSpec),
     DummyData(DummyDataSpec),
     Eltwise(EltwiseSpec),
@@ -33,10 +36,15 @@ pub enum LayerKind {
     Flatten(FlattenSpec),
     HingeLoss(HingeLossSpec),
     InfogainLoss(InfogainLossSpec),
+    Embed(EmbedSpec),
+    Filter(FilterSpec),
+    Im2col(ConvolutionSpec),
     InnerProduct(InnerProductSpec),
     Input(InputSpec),
     Log(LogSpec),
     Lrn(LrnSpec),
+    Lstm(RecurrentSpec),
+    LstmUnit,
     MemoryData(MemoryDataSpec),
     MultinomialLogisticLoss,
     PRelu(PReluSpec),
@@ -44,6 +52,11 @@ pub enum LayerKind {
     Power(PowerSpec),
     Relu(ReluSpec),
     Scale(ScaleSpec),
+    Mvn(MvnSpec),
+    Parameter(ParameterSpec),
+    Reduction(ReductionSpec),
+    Reshape(ReshapeSpec),
+    Rnn(RecurrentSpec),
     Sigmoid,
     SigmoidCrossEntropyLoss(SigmoidCrossEntropyLossSpec),
     Silence,
@@ -54,6 +67,8 @@ pub enum LayerKind {
     Swish(SwishSpec),
     TanH,
     Threshold(ThresholdSpec),
+    Spp(SppSpec),
+    Tile(TileSpec),
 }
 
 impl LayerKind {
@@ -83,7 +98,7 @@ impl LayerKind {
     /// For types with a top a bottom: 1.
     pub(crate) fn tops_per_bottom(&self) -> Option<usize> {
         match self {
-            Self::Convolution(_) => Some(1),
+            Self::Convolution(_) | Self::Deconvolution(_) => Some(1),
             _ => None,
         }
     }
