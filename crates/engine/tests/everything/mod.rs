@@ -1,4 +1,5 @@
 //! A net with a layer of every type, for what has to hold for all of them.
+#![allow(dead_code)] // Every test binary uses a part of it.
 
 use std::collections::BTreeSet;
 
@@ -56,6 +57,11 @@ const SOLVER: &str = "base_lr: 0.01 lr_policy: 'inv' gamma: 0.1 power: 0.75 mome
 
 /// A solver of the net, filled from `net_seed`, whose passes are drawn from `solver_seed`.
 pub fn solver(net_seed: u64, solver_seed: u64) -> Solver {
+    solver_of("SGD", net_seed, solver_seed)
+}
+
+/// The same with another type of solver.
+pub fn solver_of(type_name: &str, net_seed: u64, solver_seed: u64) -> Solver {
     let message: NetParameter = text::parse("everything", NET).unwrap();
     let spec = NetSpec::from_proto(&message, NetState::new(Phase::Train)).unwrap();
     let types: BTreeSet<&str> = spec.layers.iter().map(|layer| layer.type_name).chain(FED).collect();
@@ -67,7 +73,8 @@ pub fn solver(net_seed: u64, solver_seed: u64) -> Solver {
         .iter_mut()
         .enumerate()
         .for_each(|(i, label)| *label = (i % 5) as f32);
-    let message: SolverParameter = text::parse("solver", SOLVER).unwrap();
+    let mut message: SolverParameter = text::parse("solver", SOLVER).unwrap();
+    message.r#type = Some(type_name.to_owned());
     Solver::new(SolverSpec::from_proto(&message).unwrap(), net, solver_seed)
 }
 
