@@ -7,6 +7,7 @@ use sparknet_proto::caffe::data_parameter::Db;
 use crate::DataError;
 use crate::cifar10::Cifar10Source;
 use crate::idx::IdxSource;
+use crate::leveldb::LeveldbSource;
 use crate::lmdb::LmdbSource;
 use crate::record::Record;
 
@@ -31,7 +32,7 @@ pub trait Source: Send {
 pub enum Backend {
     /// A folder with LMDB's `data.mdb`, whose values are Caffe's `Datum`.
     Lmdb,
-    /// A folder of LevelDB; not read yet.
+    /// A folder of LevelDB, whose values are Caffe's `Datum`.
     Leveldb,
     /// MNIST's format: the path is the file of images, `…images-idx3-ubyte` or the same with `.gz`; the labels lie beside it
     /// in `…labels-idx1-ubyte`.
@@ -83,7 +84,7 @@ impl Backend {
 pub fn open_source(path: &Path, backend: Backend) -> Result<Box<dyn Source>, DataError> {
     let source: Box<dyn Source> = match backend {
         Backend::Lmdb => Box::new(LmdbSource::open(path)?),
-        Backend::Leveldb => return Err(DataError::LeveldbNotYet(path.to_path_buf())),
+        Backend::Leveldb => Box::new(LeveldbSource::open(path)?),
         Backend::Idx => Box::new(IdxSource::open(path)?),
         Backend::Cifar10 => Box::new(Cifar10Source::open(path)?),
     };

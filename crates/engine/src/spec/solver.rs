@@ -252,9 +252,9 @@ impl Rule {
         // Means of squares: outside of this their roots are not numbers, or never leave zero.
         let share = |name: &str, value: f32| match (0.0..1.0).contains(&value) {
             true => Ok(()),
-            false => error(format!(
+            false => Err(SpecError::Solver(format!(
                 "type \"{type_name}\" wants a {name} of at least 0 and below 1, not {value}"
-            )),
+            ))),
         };
         match rule {
             Self::AdaGrad { .. } | Self::RmsProp { .. } if momentum != 0.0 => {
