@@ -146,7 +146,8 @@ pub fn compute_mean(source: &Path, backend: Backend, output: &Path) -> Result<Me
         if index == 0 {
             shape = record_shape;
         } else if record_shape != shape {
-            return Err(other_size(source, &record.key, record_shape, shape, ""));
+            let remedy = reader.remedy_for_sizes(shape[1], shape[2]);
+            return Err(other_size(source, &record.key, record_shape, shape, &remedy));
         }
     }
     let values: Vec<f32> = sums.iter().map(|sum| (sum / records as f64) as f32).collect();
@@ -171,21 +172,15 @@ fn add(sums: &mut Vec<f64>, values: impl ExactSizeIterator<Item = f64>) {
     }
 }
 
-/// The error for a record whose size is not that of the first one; `other_remedy` follows the advice to resize.
+/// The error for a record whose size is not that of the first one.
 pub(crate) fn other_size(
     source: &Path,
     key: &[u8],
     found: [usize; 3],
     first: [usize; 3],
-    other_remedy: &str,
+    remedy: &str,
 ) -> DataError {
     let size = |[channels, height, width]: [usize; 3]| format!("{channels}x{height}x{width}");
-    let detail = format!(
-        "is {}, but the first record is {}: resize with `sparknet convert --resize-height {} --resize-width {}`{other_remedy}",
-        size(found),
-        size(first),
-        first[1],
-        first[2]
-    );
+    let detail = format!("is {}, but the first record is {}: {remedy}", size(found), size(first));
     DataError::bad_record(source, key, detail)
 }

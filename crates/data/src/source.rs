@@ -25,6 +25,15 @@ pub trait Source: Send {
     /// Reads the record at the cursor into `record`, whose buffers are used again, and moves on. Reading at the end
     /// is an error: who wants to wrap seeks.
     fn read(&mut self, record: &mut Record) -> Result<(), DataError>;
+
+    /// Says, before a record of another pass over the records is read, which pass it is of, counted from 0: sources that
+    /// shuffle have another order in each.
+    fn begin_epoch(&mut self, _epoch: u64) {}
+
+    /// How records of `height` × `width` can be had of this source, as the end of a sentence.
+    fn remedy_for_sizes(&self, height: usize, width: usize) -> String {
+        format!("resize with `sparknet convert --resize-height {height} --resize-width {width}`")
+    }
 }
 
 /// The kinds of sources.

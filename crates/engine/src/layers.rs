@@ -194,12 +194,14 @@ pub const LAYERS: &[LayerDef] = &[
     accuracy::DEF,
     concat::DEF,
     convolution::DEF,
+    feed::COS_DATA,
     feed::DATA,
     dropout::DEF,
     dummy_data::DEF,
     eltwise::DEF,
     euclidean_loss::DEF,
     flatten::DEF,
+    feed::IMAGE_DATA,
     inner_product::DEF,
     feed::INPUT,
     lrn::DEF,
@@ -213,6 +215,7 @@ pub const LAYERS: &[LayerDef] = &[
     softmax_with_loss::DEF,
     split::DEF,
     tanh::DEF,
+    feed::WINDOW_DATA,
 ];
 
 /// Builds a layer.
@@ -221,7 +224,12 @@ pub(crate) fn build(kind: &LayerKind) -> Box<dyn Layer> {
         LayerKind::Accuracy(spec) => Box::new(accuracy::Accuracy::new(spec)),
         LayerKind::Concat(spec) => Box::new(concat::Concat::new(spec)),
         LayerKind::Convolution(spec) => Box::new(convolution::Convolution::new(spec)),
-        LayerKind::Data(_) | LayerKind::Input(_) | LayerKind::MemoryData(_) => Box::new(feed::Feed::new()),
+        LayerKind::CosData(_)
+        | LayerKind::Data(_)
+        | LayerKind::ImageData(_)
+        | LayerKind::Input(_)
+        | LayerKind::MemoryData(_)
+        | LayerKind::WindowData(_) => Box::new(feed::Feed::new()),
         LayerKind::Dropout(spec) => Box::new(dropout::Dropout::new(spec)),
         LayerKind::DummyData(spec) => Box::new(dummy_data::DummyData::new(spec)),
         LayerKind::Eltwise(spec) => Box::new(eltwise::Eltwise::new(spec)),

@@ -5,11 +5,13 @@
 mod data_layers;
 mod kinds;
 mod solver;
+mod source_layers;
 mod vision_layers;
 
 pub use data_layers::*;
 pub use kinds::*;
 pub use solver::*;
+pub use source_layers::*;
 pub use vision_layers::*;
 
 use sparknet_proto::caffe::{self, LayerParameter, NetParameter, NetStateRule};

@@ -39,15 +39,6 @@ pub(super) fn read(path: &Path, visit: &mut dyn FnMut(&[u8], u64) -> Result<(), 
             let (header, rest) = block[at..].split_at(HEADER);
             let length = usize::from(u16::from_le_bytes([header[4], header[5]]));
             let kind = header[6];
-            if header.iter().all(|byte| *byte == 0) {
-                // A file system that reserved space ahead of a crash leaves zeros behind, but nothing after them.
-                let is_empty = rest_is_zero(&mut file).map_err(|cause| DataError::io("read", path, cause))?
-                    && rest.iter().all(|byte| *byte == 0);
-                return match (is_empty, start) {
-                    (true, None) => Ok(()),
-                    _ => Err(damaged(at, "a record is damaged")),
-                };
-            }
             let Some(payload) = rest.get(..length) else {
                 let what = match block.len() {
                     BLOCK => "a record is damaged",
@@ -132,19 +123,6 @@ fn read_block(file: &mut File, block: &mut Vec<u8>) -> io::Result<()> {
     block.clear();
     file.take(BLOCK as u64).read_to_end(block)?;
     Ok(())
-}
-
-fn rest_is_zero(file: &mut File) -> io::Result<bool> {
-    let mut block = Vec::new();
-    loop {
-        read_block(file, &mut block)?;
-        if block.iter().any(|byte| *byte != 0) {
-            return Ok(false);
-        }
-        if block.len() < BLOCK {
-            return Ok(true);
-        }
-    }
 }
 
 #[cfg(test)]

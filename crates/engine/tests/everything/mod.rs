@@ -10,7 +10,7 @@ use sparknet_proto::{
 };
 
 /// Types that the net cannot have, because their blobs come from outside just as those of Input do.
-const FED: [&str; 2] = ["Data", "MemoryData"];
+const FED: [&str; 5] = ["CoSData", "Data", "ImageData", "MemoryData", "WindowData"];
 
 const NET: &str = r#"
 layer { name: "data" type: "DummyData" top: "data" top: "target"
