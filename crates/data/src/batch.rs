@@ -154,6 +154,7 @@ impl BatchReader {
             path: path.clone(),
             source,
             cursor: 1,
+            epoch: 0,
             record,
             image: None,
             transformer,
@@ -266,6 +267,8 @@ struct Producer {
     source: Box<dyn Source>,
     /// The record that the source stands on.
     cursor: u64,
+    /// The pass over the source that it stands in.
+    epoch: u64,
     record: Record,
     /// The record's image where it is encoded.
     image: Option<Image>,
@@ -306,7 +309,12 @@ impl Producer {
                 return Ok(None);
             }
             let record = self.plan.record(index, item as u64);
-            self.read(self.plan.position(record))?;
+            let (epoch, position) = self.plan.position(record);
+            if epoch != self.epoch {
+                self.source.begin_epoch(epoch);
+                self.epoch = epoch;
+            }
+            self.read(position)?;
             let shape = self.decode()?;
             self.check_shape(shape)?;
             let values = match (&self.record.pixels, &self.image) {
@@ -362,26 +370,18 @@ impl Producer {
             );
             return Err(DataError::bad_record(&self.path, key, detail));
         }
+        let error = |other: &str| {
+            let remedy = self.source.remedy_for_sizes(first[1], first[2]) + other;
+            Err(other_size(&self.path, key, shape, first, &remedy))
+        };
         if crop == 0 {
-            return Err(other_size(&self.path, key, shape, first, " or set crop_size"));
+            return error(" or set crop_size");
         }
         if self.transformer.has_mean_image() {
-            return Err(other_size(
-                &self.path,
-                key,
-                shape,
-                first,
-                " or use mean_value instead of mean_file",
-            ));
+            return error(" or use mean_value instead of mean_file");
         }
         if shape[1] < crop || shape[2] < crop {
-            return Err(other_size(
-                &self.path,
-                key,
-                shape,
-                first,
-                &format!(" or set crop_size, now {crop}, lower"),
-            ));
+            return error(&format!(" or set crop_size, now {crop}, lower"));
         }
         Ok(())
     }

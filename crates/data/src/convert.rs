@@ -1,7 +1,7 @@
 //! Images and a list file to an LMDB (Caffe's `convert_imageset`).
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use image::codecs::jpeg::JpegEncoder;
 use image::codecs::png::PngEncoder;
@@ -10,6 +10,7 @@ use sparknet_proto::caffe::Datum;
 
 use crate::DataError;
 use crate::decode::{ColorMode, Image, decode_image};
+use crate::list::{Line, read_list};
 use crate::lmdb_writer::LmdbWriter;
 use crate::random::{Draw, draw};
 use crate::resize::resize;
@@ -18,8 +19,6 @@ use crate::resize::resize;
 const JPEG_QUALITY: u8 = 95;
 /// JPEG's limit, and far below what would not fit into memory.
 const MAX_SIDE: usize = 65_535;
-/// How much of a bad line is shown: a file that is no list may be one line of gigabytes.
-const MAX_SHOWN_CHARS: usize = 100;
 /// Lines that are decoded together, spread over the cores; bounds the memory.
 const LINES_AT_ONCE: usize = 256;
 
@@ -109,14 +108,17 @@ pub fn convert(options: &ConvertOptions, progress: &mut dyn FnMut(u64, u64)) -> 
                              or leave out --check-size",
                             line.path
                         );
-                        return Err(line.error(options, detail));
+                        return Err(line.error(&options.list, detail));
                     }
                     writer.put(&key, &datum)?;
                     report.records += 1;
                 }
-                Err(detail) if options.skip_bad => report.skipped.push(line.error(options, detail).to_string()),
+                Err(detail) if options.skip_bad => report.skipped.push(line.error(&options.list, detail).to_string()),
                 Err(detail) => {
-                    return Err(line.error(options, format!("{detail}, or leave bad images out with --skip-bad")));
+                    return Err(line.error(
+                        &options.list,
+                        format!("{detail}, or leave bad images out with --skip-bad"),
+                    ));
                 }
             }
         }
@@ -127,70 +129,6 @@ pub fn convert(options: &ConvertOptions, progress: &mut dyn FnMut(u64, u64)) -> 
     }
     writer.finish()?;
     Ok(report)
-}
-
-/// A line of the list.
-struct Line {
-    /// Counted from 1.
-    number: usize,
-    path: String,
-    label: i32,
-}
-
-impl Line {
-    fn error(&self, options: &ConvertOptions, detail: String) -> DataError {
-        DataError::BadListLine {
-            list: options.list.clone(),
-            line: self.number,
-            detail,
-        }
-    }
-}
-
-fn read_list(list: &Path) -> Result<Vec<Line>, DataError> {
-    let bytes = fs::read(list).map_err(|cause| DataError::io("read", list, cause))?;
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        DataError::BadListLine {
-            list: list.to_path_buf(),
-            line: valid.iter().filter(|byte| **byte == b'\n').count() + 1,
-            detail: "not UTF-8 text: give a text file with a path and a label a line".to_string(),
-        }
-    })?;
-    let mut lines = Vec::new();
-    for (index, line) in text.lines().enumerate() {
-        let line = line.trim_end();
-        if line.is_empty() {
-            continue;
-        }
-        let parsed = line.rsplit_once(char::is_whitespace).and_then(|(path, label)| {
-            let path = path.trim_end().to_string();
-            Some(Line {
-                number: index + 1,
-                path,
-                label: label.parse().ok()?,
-            })
-        });
-        match parsed {
-            Some(line) if !line.path.is_empty() => lines.push(line),
-            _ => {
-                let shown: String = line.chars().take(MAX_SHOWN_CHARS).collect();
-                let detail = format!(
-                    "`{}` is not a path, a space and a label that is a whole number",
-                    shown.escape_debug()
-                );
-                return Err(DataError::BadListLine {
-                    list: list.to_path_buf(),
-                    line: index + 1,
-                    detail,
-                });
-            }
-        }
-    }
-    if lines.is_empty() {
-        return Err(DataError::Empty(list.to_path_buf()));
-    }
-    Ok(lines)
 }
 
 type ReadImage = Result<(Datum, String), String>;

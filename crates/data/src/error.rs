@@ -29,6 +29,12 @@ pub enum DataError {
     /// An LMDB was expected, but the folder has no data.mdb.
     #[error("{path} has no data.mdb in it, so it is not an LMDB: `sparknet dataset` and `sparknet convert` make one", path = .0.display())]
     NotAnLmdb(PathBuf),
+    /// A LevelDB was expected, but the path is a file.
+    #[error("{path} is a file, but a LevelDB is a folder with a CURRENT in it: give the folder", path = .0.display())]
+    LeveldbIsFile(PathBuf),
+    /// A LevelDB was expected, but the folder has no CURRENT.
+    #[error("{path} has no CURRENT in it, so it is not a LevelDB: set `backend: LMDB` if it is an LMDB", path = .0.display())]
+    NotALeveldb(PathBuf),
     /// A source's file breaks the rules of its format.
     #[error("{path} is corrupt: {detail}; make it or copy it again", path = path.display())]
     Corrupt {
@@ -50,11 +56,8 @@ pub enum DataError {
         /// Empty, or what was wrong with the first, after `; the first: `.
         first_bad: String,
     },
-    /// A kind of source that is not read yet.
-    #[error("{path}: LevelDB is not read yet: convert it to LMDB (Caffe's `convert_imageset --backend lmdb`, or `sparknet convert`) and set `backend: LMDB`", path = .0.display())]
-    LeveldbNotYet(PathBuf),
     /// A path from whose name and content no kind of source can be told.
-    #[error("{path} is no source that can be read: LMDB folders, IDX images (`…-images-idx3-ubyte`) and CIFAR-10 `.bin` files can", path = .0.display())]
+    #[error("{path} is no source that can be read: LMDB and LevelDB folders, IDX images (`…-images-idx3-ubyte`) and CIFAR-10 `.bin` files can", path = .0.display())]
     UnknownSource(PathBuf),
     /// One record of a source is bad.
     #[error("{path}: record {key} {detail}", path = path.display())]

@@ -1,4 +1,4 @@
-//! Mean images: `mean.binaryproto`, read and computed.
+//! Mean images: `mean.binaryproto` or `mean.npy`, read and computed.
 
 use std::fs;
 use std::io::Write;
@@ -9,7 +9,7 @@ use sparknet_proto::caffe::BlobProto;
 
 use crate::decode::{ColorMode, decode_image};
 use crate::source::{Backend, open_source};
-use crate::{DataError, Pixels, Record};
+use crate::{DataError, Pixels, Record, npy};
 
 /// A mean image.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,28 +21,23 @@ pub struct MeanImage {
 }
 
 impl MeanImage {
-    /// Reads a `BlobProto` file whose blob has one image.
+    /// Reads a `BlobProto` or NumPy file (`.npy`) that has one image.
     pub fn read(path: &Path) -> Result<Self, DataError> {
         let bad = |detail: String| DataError::BadMean {
             path: path.to_path_buf(),
             detail,
         };
         let bytes = fs::read(path).map_err(|cause| DataError::io("read", path, cause))?;
-        let blob = BlobProto::decode(&bytes[..]).map_err(|cause| {
-            bad(format!(
-                "it is not a binary BlobProto ({cause}): make it with `sparknet mean`"
-            ))
-        })?;
-        let dimensions = match &blob.shape {
-            Some(shape) => shape.dim.clone(),
-            None => [blob.num(), blob.channels(), blob.height(), blob.width()]
-                .map(i64::from)
-                .to_vec(),
-        };
-        let values = if blob.data.is_empty() {
-            blob.double_data.iter().map(|&value| value as f32).collect()
+        let (dimensions, values) = if bytes.starts_with(npy::MAGIC) {
+            let (shape, values) = npy::parse(&bytes).map_err(bad)?;
+            (shape.iter().map(|size| *size as i64).collect(), values)
         } else {
-            blob.data
+            let blob = BlobProto::decode(&bytes[..]).map_err(|cause| {
+                bad(format!(
+                    "it is not a binary BlobProto ({cause}), and no .npy file: make it with `sparknet mean`"
+                ))
+            })?;
+            blob_values(blob)
         };
         let image = match dimensions[..] {
             [1, channels, height, width] | [channels, height, width] => Some([channels, height, width]),
@@ -73,6 +68,22 @@ impl MeanImage {
         };
         write_whole(path, &blob.encode_to_vec())
     }
+}
+
+/// The blob's shape and values.
+fn blob_values(blob: BlobProto) -> (Vec<i64>, Vec<f32>) {
+    let dimensions = match &blob.shape {
+        Some(shape) => shape.dim.clone(),
+        None => [blob.num(), blob.channels(), blob.height(), blob.width()]
+            .map(i64::from)
+            .to_vec(),
+    };
+    let values = if blob.data.is_empty() {
+        blob.double_data.iter().map(|&value| value as f32).collect()
+    } else {
+        blob.data
+    };
+    (dimensions, values)
 }
 
 /// Writes a file whole or not at all.
@@ -135,7 +146,8 @@ pub fn compute_mean(source: &Path, backend: Backend, output: &Path) -> Result<Me
         if index == 0 {
             shape = record_shape;
         } else if record_shape != shape {
-            return Err(other_size(source, &record.key, record_shape, shape, ""));
+            let remedy = reader.remedy_for_sizes(shape[1], shape[2]);
+            return Err(other_size(source, &record.key, record_shape, shape, &remedy));
         }
     }
     let values: Vec<f32> = sums.iter().map(|sum| (sum / records as f64) as f32).collect();
@@ -160,21 +172,9 @@ fn add(sums: &mut Vec<f64>, values: impl ExactSizeIterator<Item = f64>) {
     }
 }
 
-/// The error for a record whose size is not that of the first one; `other_remedy` follows the advice to resize.
-pub(crate) fn other_size(
-    source: &Path,
-    key: &[u8],
-    found: [usize; 3],
-    first: [usize; 3],
-    other_remedy: &str,
-) -> DataError {
+/// The error for a record whose size is not that of the first one.
+pub(crate) fn other_size(source: &Path, key: &[u8], found: [usize; 3], first: [usize; 3], remedy: &str) -> DataError {
     let size = |[channels, height, width]: [usize; 3]| format!("{channels}x{height}x{width}");
-    let detail = format!(
-        "is {}, but the first record is {}: resize with `sparknet convert --resize-height {} --resize-width {}`{other_remedy}",
-        size(found),
-        size(first),
-        first[1],
-        first[2]
-    );
+    let detail = format!("is {}, but the first record is {}: {remedy}", size(found), size(first));
     DataError::bad_record(source, key, detail)
 }

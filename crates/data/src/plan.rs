@@ -78,13 +78,15 @@ impl Plan {
         }
     }
 
-    /// Where in the source a record of the stream lies.
-    pub fn position(&self, record: u64) -> u64 {
+    /// In which pass over the source a record of the stream lies, and where there.
+    pub fn position(&self, record: u64) -> (u64, u64) {
         let place = if self.shard == Shard::Own {
             record / self.world
         } else {
             record
         };
-        ((u128::from(place) + u128::from(self.offset)) % u128::from(self.len_records)) as u64
+        let place = u128::from(place) + u128::from(self.offset);
+        let len_records = u128::from(self.len_records);
+        ((place / len_records) as u64, (place % len_records) as u64)
     }
 }

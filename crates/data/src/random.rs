@@ -8,6 +8,7 @@ pub(crate) enum Draw {
     CropColumn = 3,
     RandSkip = 4,
     Shuffle = 5,
+    Window = 6,
 }
 
 /// A number from 0 to `below - 1` for record number `record`; `below` is at least 1.

@@ -7,6 +7,7 @@ use sparknet_proto::caffe::data_parameter::Db;
 use crate::DataError;
 use crate::cifar10::Cifar10Source;
 use crate::idx::IdxSource;
+use crate::leveldb::LeveldbSource;
 use crate::lmdb::LmdbSource;
 use crate::record::Record;
 
@@ -24,6 +25,15 @@ pub trait Source: Send {
     /// Reads the record at the cursor into `record`, whose buffers are used again, and moves on. Reading at the end
     /// is an error: who wants to wrap seeks.
     fn read(&mut self, record: &mut Record) -> Result<(), DataError>;
+
+    /// Says, before a record of another pass over the records is read, which pass it is of, counted from 0: sources that
+    /// shuffle have another order in each.
+    fn begin_epoch(&mut self, _epoch: u64) {}
+
+    /// How records of `height` × `width` can be had of this source, as the end of a sentence.
+    fn remedy_for_sizes(&self, height: usize, width: usize) -> String {
+        format!("resize with `sparknet convert --resize-height {height} --resize-width {width}`")
+    }
 }
 
 /// The kinds of sources.
@@ -31,7 +41,7 @@ pub trait Source: Send {
 pub enum Backend {
     /// A folder with LMDB's `data.mdb`, whose values are Caffe's `Datum`.
     Lmdb,
-    /// A folder of LevelDB; not read yet.
+    /// A folder of LevelDB, whose values are Caffe's `Datum`.
     Leveldb,
     /// MNIST's format: the path is the file of images, `…images-idx3-ubyte` or the same with `.gz`; the labels lie beside it
     /// in `…labels-idx1-ubyte`.
@@ -83,7 +93,7 @@ impl Backend {
 pub fn open_source(path: &Path, backend: Backend) -> Result<Box<dyn Source>, DataError> {
     let source: Box<dyn Source> = match backend {
         Backend::Lmdb => Box::new(LmdbSource::open(path)?),
-        Backend::Leveldb => return Err(DataError::LeveldbNotYet(path.to_path_buf())),
+        Backend::Leveldb => Box::new(LeveldbSource::open(path)?),
         Backend::Idx => Box::new(IdxSource::open(path)?),
         Backend::Cifar10 => Box::new(Cifar10Source::open(path)?),
     };

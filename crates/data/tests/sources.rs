@@ -198,7 +198,7 @@ fn paths_that_are_no_lmdb_are_named() {
     assert!(
         open_error(folder.path(), Backend::Lmdb).contains("is not a file of LMDB on a 64-bit little-endian machine")
     );
-    assert!(open_error(folder.path(), Backend::Leveldb).contains("LevelDB is not read yet: convert it to LMDB"));
+    assert!(open_error(folder.path(), Backend::Leveldb).ends_with("set `backend: LMDB` if it is an LMDB"));
     let empty = folder.path().join("empty_lmdb");
     LmdbWriter::create(&empty).unwrap().finish().unwrap();
     let expected = format!(

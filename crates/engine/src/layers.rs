@@ -247,6 +247,7 @@ pub const LAYERS: &[LayerDef] = &[
     contrastive_loss::DEF,
     convolution::DEF,
     crop::DEF,
+    feed::COS_DATA,
     feed::DATA,
     deconvolution::DEF,
     dropout::DEF,
@@ -261,6 +262,7 @@ pub const LAYERS: &[LayerDef] = &[
     embed::DEF,
     filter::DEF,
     im2col::DEF,
+    feed::IMAGE_DATA,
     inner_product::DEF,
     feed::INPUT,
     log::DEF,
@@ -291,6 +293,7 @@ pub const LAYERS: &[LayerDef] = &[
     tanh::DEF,
     threshold::DEF,
     tile::DEF,
+    feed::WINDOW_DATA,
 ];
 
 /// Builds a layer.
@@ -308,8 +311,13 @@ pub(crate) fn build(kind: &LayerKind) -> Box<dyn Layer> {
         LayerKind::ContrastiveLoss(spec) => Box::new(contrastive_loss::ContrastiveLoss::new(spec)),
         LayerKind::Convolution(spec) => Box::new(convolution::Convolution::new(spec)),
         LayerKind::Crop(spec) => Box::new(crop::Crop::new(spec)),
-        LayerKind::Data(_) | LayerKind::Input(_) | LayerKind::MemoryData(_) => Box::new(feed::Feed::new()),
         LayerKind::Deconvolution(spec) => Box::new(deconvolution::Deconvolution::new(spec)),
+        LayerKind::CosData(_)
+        | LayerKind::Data(_)
+        | LayerKind::ImageData(_)
+        | LayerKind::Input(_)
+        | LayerKind::MemoryData(_)
+        | LayerKind::WindowData(_) => Box::new(feed::Feed::new()),
         LayerKind::Dropout(spec) => Box::new(dropout::Dropout::new(spec)),
         LayerKind::DummyData(spec) => Box::new(dummy_data::DummyData::new(spec)),
         LayerKind::Eltwise(spec) => Box::new(eltwise::Eltwise::new(spec)),

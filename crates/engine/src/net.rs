@@ -87,7 +87,7 @@ pub(crate) struct Blob {
 }
 
 impl Net {
-    /// Builds a net and fills its parameters from `seed`. `inputs` is asked for the shapes of `Data` layers.
+    /// Builds a net and fills its parameters from `seed`. `inputs` is asked for the shapes of layers with sources.
     ///
     /// # Errors
     /// Anything that a user may have written wrongly: unknown bottoms, shapes that do not fit, data that is not there.
@@ -602,10 +602,7 @@ fn has_nothing_to_read(layer: &NetLayer, data: &[Vec<f32>]) -> bool {
 }
 
 fn is_fed(spec: &LayerSpec) -> bool {
-    matches!(
-        spec.kind,
-        LayerKind::Data(_) | LayerKind::Input(_) | LayerKind::MemoryData(_)
-    )
+    spec.kind.is_fed()
 }
 
 /// The shapes of a layer that is fed from outside; `None` for all others.
@@ -622,7 +619,8 @@ fn fed_shapes(spec: &LayerSpec, inputs: &mut dyn InputShapes) -> Result<Option<V
                 Shape::from([data.batch_size]),
             ]
         }
-        LayerKind::Data(_) => inputs.top_shapes(spec).map_err(|source| Error::Input {
+        LayerKind::CosData(data) => data.tops.iter().map(|top| top.shape.clone()).collect(),
+        kind if kind.has_source() => inputs.top_shapes(spec).map_err(|source| Error::Input {
             layer: spec.name.clone(),
             source,
         })?,

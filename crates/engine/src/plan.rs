@@ -119,10 +119,8 @@ impl Plan {
                 && layers[layer_index].can_run_in_place()
             {
                 let blob = &self.blobs[*bottom];
-                let fed = matches!(
-                    specs[blob.producer].kind,
-                    LayerKind::Data(_) | LayerKind::DummyData(_) | LayerKind::Input(_) | LayerKind::MemoryData(_)
-                );
+                let producer = &specs[blob.producer].kind;
+                let fed = producer.is_fed() || matches!(producer, LayerKind::DummyData(_));
                 plan.in_place = !fed
                     && blob.readers == 1
                     && blob.loss_weight == 0.0

@@ -4,16 +4,15 @@
 //! then the learning rate, clipping, division by `iter_size`, regularisation, the rule, and the subtraction
 //! ([`Solver::apply_update`]). What workers agree on happens between the two, or after both.
 
-use std::collections::VecDeque;
+mod rules;
 
-use rayon::prelude::*;
+use std::{collections::VecDeque, f64::consts::PI};
 
 use crate::{
     Error, Net, kernels,
-    layers::vectorized::vectorized,
-    net::Param,
-    spec::{LrPolicy, Rule, SolverSpec},
+    spec::{LrPolicy, SolverSpec},
 };
+use rules::{Stretch, Update};
 
 /// Parameters that a thread updates at a time.
 const CHUNK: usize = 64 * 1024;
@@ -24,6 +23,8 @@ pub struct Solver {
     net: Net,
     /// One arena for each value that the rule remembers of a parameter, laid out as the parameters.
     histories: Vec<Vec<f32>>,
+    /// LARS' factor on the rate of each parameter blob; 1 in other rules.
+    trust: Vec<f32>,
     iteration: u64,
     /// How many steps the learning rate has taken, as Caffe's solver states record it.
     current_step: u64,
@@ -38,10 +39,12 @@ impl Solver {
     pub fn new(spec: SolverSpec, net: Net, seed: u64) -> Self {
         let histories = vec![vec![0.0; net.param_arena().len()]; spec.rule.histories()];
         let losses = VecDeque::with_capacity(spec.average_loss + 1);
+        let trust = vec![1.0; net.params().len()];
         Self {
             spec,
             net,
             histories,
+            trust,
             iteration: 0,
             current_step: 0,
             losses,
@@ -157,30 +160,21 @@ impl Solver {
     pub fn apply_update(&mut self) -> f32 {
         let rate = self.learning_rate();
         let spec = &self.spec;
-        let Rule::Sgd = spec.rule;
         let (params, values, gradients) = self.net.update_parts_mut();
-        let gradient_scale = clip_factor(spec.clip_gradients, gradients) / spec.iter_size as f32;
-        let step = |param: &Param| Step {
-            gradient_scale,
-            decay: spec.weight_decay * param.decay_mult,
-            l1: spec.l1,
-            rate: rate * param.lr_mult,
-            momentum: spec.momentum,
+        let update = Update {
+            spec,
+            iteration: self.iteration,
+            rate,
+            gradient_scale: clip_factor(spec.clip_gradients, gradients) / spec.iter_size as f32,
         };
-        // One pass over the arenas, in which parameters lie one after the other.
-        let chunks = values
-            .par_chunks_mut(CHUNK)
-            .zip(gradients.par_chunks(CHUNK))
-            .zip(self.histories[0].par_chunks_mut(CHUNK));
-        chunks.enumerate().for_each(|(chunk, ((values, gradients), history))| {
-            let start = chunk * CHUNK;
-            let end = start + values.len();
-            let first = params.partition_point(|param| param.range.end <= start);
-            for param in params[first..].iter().take_while(|param| param.range.start < end) {
-                let part = param.range.start.max(start) - start..param.range.end.min(end) - start;
-                step(param).sgd(&mut values[part.clone()], &gradients[part.clone()], &mut history[part]);
-            }
-        });
+        update.measure_trust(params, values, gradients, &mut self.trust);
+        let mut histories = self.histories.iter_mut().map(Vec::as_mut_slice);
+        let stretch = Stretch {
+            values,
+            gradients,
+            histories: [(); 2].map(|()| histories.next().unwrap_or_default()),
+        };
+        update.apply(params, &self.trust, 0, stretch);
         self.iteration += 1;
         rate
     }
@@ -193,19 +187,11 @@ impl Solver {
     }
 }
 
-impl Rule {
-    /// How many values the rule remembers of each parameter.
-    fn histories(self) -> usize {
-        match self {
-            Self::Sgd => 1,
-        }
-    }
-}
-
 /// The learning rate of an iteration and the steps that it has taken by then, in double precision as Caffe's `pow`.
 fn learning_rate(spec: &SolverSpec, iteration: u64, current_step: u64) -> (f32, u64) {
     let base = f64::from(spec.base_lr);
     let t = iteration as f64;
+    let max_iter = spec.max_iter.max(1) as f64;
     let (rate, current_step) = match &spec.lr_policy {
         LrPolicy::Fixed => (base, current_step),
         LrPolicy::Step { gamma, stepsize } => {
@@ -225,14 +211,22 @@ fn learning_rate(spec: &SolverSpec, iteration: u64, current_step: u64) -> (f32, 
             let step = current_step + u64::from(due);
             (base * f64::from(*gamma).powf(step as f64), step)
         }
-        LrPolicy::Poly { power } => (
-            base * (1.0 - t / spec.max_iter.max(1) as f64).powf(f64::from(*power)),
-            current_step,
-        ),
+        LrPolicy::Poly { power } => (base * (1.0 - t / max_iter).powf(f64::from(*power)), current_step),
         LrPolicy::Sigmoid { gamma, stepsize } => (
             base / (1.0 + (-f64::from(*gamma) * (t - *stepsize as f64)).exp()),
             current_step,
         ),
+        LrPolicy::Cosine { min_lr } => {
+            let min = f64::from(*min_lr);
+            let half = (1.0 + (PI * (t / max_iter).min(1.0)).cos()) / 2.0;
+            (min + (base - min) * half, current_step)
+        }
+    };
+    let rate = if iteration < spec.warmup_iter {
+        let start = f64::from(spec.warmup_start_lr);
+        start + (rate - start) * t / spec.warmup_iter as f64
+    } else {
+        rate
     };
     (rate as f32, current_step)
 }
@@ -254,45 +248,4 @@ fn sum_of_squares(values: &[f32]) -> f64 {
     let (left, right) = values.split_at(values.len() / 2);
     let (left, right) = rayon::join(|| sum_of_squares(left), || sum_of_squares(right));
     left + right
-}
-
-/// What one update of one parameter blob is made with.
-struct Step {
-    /// Clipping and the division by `iter_size`.
-    gradient_scale: f32,
-    decay: f32,
-    l1: bool,
-    rate: f32,
-    momentum: f32,
-}
-
-impl Step {
-    /// `v ← momentum·v + rate·g; w ← w - v` (Caffe's momentum: the rate lies within the history).
-    fn sgd(self, values: &mut [f32], gradients: &[f32], history: &mut [f32]) {
-        let Self {
-            gradient_scale,
-            decay,
-            l1,
-            rate,
-            momentum,
-        } = self;
-        let triples = values.iter_mut().zip(gradients).zip(history);
-        vectorized(
-            #[inline(always)]
-            move || {
-                for ((value, gradient), history) in triples {
-                    let slope = if l1 { sign(*value) } else { *value };
-                    let regularized = gradient_scale * gradient + decay * slope;
-                    *history = rate * regularized + momentum * *history;
-                    *value -= *history;
-                }
-            },
-        );
-    }
-}
-
-/// 1, -1 or 0, of a NaN too.
-#[inline(always)]
-fn sign(value: f32) -> f32 {
-    f32::from(i8::from(value > 0.0) - i8::from(value < 0.0))
 }

@@ -9,6 +9,7 @@ mod neuron_layers;
 mod recurrent_layers;
 mod shape_layers;
 mod solver;
+mod source_layers;
 mod vision_layers;
 
 pub use data_layers::*;
@@ -18,6 +19,7 @@ pub use neuron_layers::*;
 pub use recurrent_layers::*;
 pub use shape_layers::*;
 pub use solver::*;
+pub use source_layers::*;
 pub use vision_layers::*;
 
 use sparknet_proto::caffe::{self, LayerParameter, NetParameter, NetStateRule};

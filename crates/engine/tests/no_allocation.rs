@@ -7,7 +7,7 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use everything::{solver, step};
+use everything::{solver_of, step};
 
 /// The system's allocator, which counts.
 struct Counting;
@@ -48,16 +48,21 @@ fn steps_allocate_nothing() {
     for pool in &pools {
         let threads = pool.current_num_threads();
         pool.install(|| {
-            let mut solver = solver(1, 1);
-            step(&mut solver);
-            step(&mut solver);
-            let before = ALLOCATIONS.load(Ordering::Relaxed);
-            assert!(before > 0, "nothing is counted");
-            for _ in 0..5 {
+            for type_name in ["SGD", "Adam", "LARS"] {
+                let mut solver = solver_of(type_name, 1, 1);
                 step(&mut solver);
+                step(&mut solver);
+                let before = ALLOCATIONS.load(Ordering::Relaxed);
+                assert!(before > 0, "nothing is counted");
+                for _ in 0..5 {
+                    step(&mut solver);
+                }
+                let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
+                assert_eq!(
+                    allocations, 0,
+                    "allocations in five steps of {type_name} with {threads} threads"
+                );
             }
-            let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
-            assert_eq!(allocations, 0, "allocations in five steps with {threads} threads");
         });
     }
 }

@@ -241,8 +241,11 @@ fn about(layer: &LayerSpec, shapes: &dyn Fn(&str) -> Option<Vec<usize>>) -> Stri
             };
             text += &format!(" batch {}", spec.batch_size);
         }
-        LayerKind::MemoryData(spec) => text += &format!(" batch {}", spec.batch_size),
-        _ => {}
+        kind => {
+            if let Some(batch_size) = kind.batch_size() {
+                text += &format!(" batch {batch_size}");
+            }
+        }
     }
     for (index, &weight) in layer.loss_weights.iter().enumerate() {
         let usual = if index == 0 && layer.kind.is_loss() { 1.0 } else { 0.0 };
@@ -280,9 +283,8 @@ fn join<T: ToString>(values: &[T], separator: &str) -> String {
 
 fn colour(kind: &LayerKind) -> Colour {
     match kind {
-        LayerKind::Data(_) | LayerKind::DummyData(_) | LayerKind::Input(_) | LayerKind::MemoryData(_) => {
-            Colour("#d7eedc", "#5b9a6b")
-        }
+        LayerKind::DummyData(_) => Colour("#d7eedc", "#5b9a6b"),
+        kind if kind.is_fed() => Colour("#d7eedc", "#5b9a6b"),
         LayerKind::Convolution(_) => Colour("#d3e5fa", "#5585bd"),
         LayerKind::InnerProduct(_) => Colour("#e3dcf7", "#7f6bb8"),
         LayerKind::Pooling(_) => Colour("#fde6cb", "#c98a3d"),

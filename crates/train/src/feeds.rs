@@ -7,13 +7,19 @@ use std::{
     sync::Arc,
 };
 
-use sparknet_data::{Backend, Batch, BatchConfig, BatchReader, End, Rows, Shard};
+use sparknet_data::{
+    Backend, Batch, BatchConfig, BatchReader, End, ImageListSource, ImageListSpec, Rows, Shard, WindowSource,
+    WindowSpec,
+};
 use sparknet_engine::{
     InputShapes, Net, Phase, Shape,
-    spec::{DataBackend, LayerKind, LayerSpec, TransformSpec},
+    spec::{DataBackend, DataSpec, ImageDataSpec, LayerKind, LayerSpec, TransformSpec, WindowDataSpec},
 };
 
 use crate::{Error, job::resolve};
+
+/// Batches that are read ahead where a layer cannot say it.
+const PREFETCH: usize = 4;
 
 /// Which part of the data a worker takes, and from where.
 #[derive(Clone, Debug)]
@@ -70,17 +76,10 @@ impl FeedOpener {
         }
     }
 
-    fn open(
-        &self,
-        source: &Path,
-        backend: Backend,
-        batch_size: usize,
-        prefetch: usize,
-        rand_skip: usize,
-        transform: &TransformSpec,
-    ) -> Result<BatchReader, Error> {
+    /// How the next reader of the net shares the records of `source`.
+    fn config(&self, source: &Path, batch_size: usize, prefetch: usize) -> Result<BatchConfig, Error> {
         let FeedSettings {
-            folder,
+            folder: _,
             phase,
             rank,
             world,
@@ -97,19 +96,9 @@ impl FeedOpener {
                 "the net has two data layers in one phase, but rows feed one: keep one".to_owned(),
             ));
         }
-        let config = BatchConfig {
+        Ok(BatchConfig {
             source: rows.as_ref().map_or(source, |rows| rows.name()).to_owned(),
-            backend,
             batch_size,
-            transform: sparknet_data::TransformSpec {
-                scale: transform.scale,
-                mirror: transform.mirror,
-                crop_size: transform.crop_size,
-                mean_file: transform.mean_file.as_ref().map(|path| resolve(path, folder)),
-                mean_values: transform.mean_values.clone(),
-                force_color: transform.force_color,
-                force_gray: transform.force_gray,
-            },
             phase_train: is_train,
             rank: *rank,
             world: *world,
@@ -123,36 +112,114 @@ impl FeedOpener {
                 (None, false) => Shard::Batches,
             },
             max_batches: *max_batches,
-            rand_skip: rand_skip as u64,
+            ..BatchConfig::default()
+        })
+    }
+
+    fn transform(&self, spec: &TransformSpec) -> sparknet_data::TransformSpec {
+        sparknet_data::TransformSpec {
+            scale: spec.scale,
+            mirror: spec.mirror,
+            crop_size: spec.crop_size,
+            mean_file: spec.mean_file.as_ref().map(|path| resolve(path, &self.settings.folder)),
+            mean_values: spec.mean_values.clone(),
+            force_color: spec.force_color,
+            force_gray: spec.force_gray,
+        }
+    }
+
+    /// The folder before the paths of a list; empty for none.
+    fn root(&self, root_folder: &str) -> String {
+        match root_folder {
+            "" => String::new(),
+            root => resolve(root, &self.settings.folder).display().to_string(),
+        }
+    }
+
+    fn open_data(&self, data: &DataSpec) -> Result<BatchReader, Error> {
+        let source = resolve(&data.source, &self.settings.folder);
+        let config = BatchConfig {
+            backend: match data.backend {
+                DataBackend::Lmdb => Backend::Lmdb,
+                DataBackend::LevelDb => Backend::Leveldb,
+            },
+            transform: self.transform(&data.transform),
+            rand_skip: data.rand_skip as u64,
+            ..self.config(&source, data.batch_size, data.prefetch)?
         };
-        Ok(match rows {
+        Ok(match &self.settings.rows {
             Some(rows) => BatchReader::with_source(config, rows.source())?,
             None => BatchReader::open(config)?,
         })
     }
 
-    /// Opens the reader of a Data layer and returns the shapes of its tops.
+    fn open_image_data(&self, data: &ImageDataSpec) -> Result<BatchReader, Error> {
+        let list = resolve(&data.source, &self.settings.folder);
+        let config = BatchConfig {
+            transform: self.transform(&data.transform),
+            rand_skip: data.rand_skip as u64,
+            ..self.config(&list, data.batch_size, data.prefetch)?
+        };
+        let source = ImageListSource::open(ImageListSpec {
+            list,
+            root: self.root(&data.root_folder),
+            new_size: data.new_size,
+            is_color: data.is_color,
+            shuffle: data.shuffle,
+            seed: self.settings.seed,
+        })?;
+        Ok(BatchReader::with_source(config, Box::new(source))?)
+    }
+
+    fn open_window_data(&self, data: &WindowDataSpec) -> Result<BatchReader, Error> {
+        let file = resolve(&data.source, &self.settings.folder);
+        // Windows are transformed as they are cut.
+        let config = self.config(&file, data.batch_size, data.prefetch)?;
+        let transform = self.transform(&data.transform);
+        let source = WindowSource::open(WindowSpec {
+            file,
+            root: self.root(&data.root_folder),
+            fg_threshold: data.fg_threshold,
+            bg_threshold: data.bg_threshold,
+            fg_fraction: data.fg_fraction,
+            context_pad: data.context_pad,
+            is_square: data.is_square,
+            cache_images: data.cache_images,
+            crop_size: transform.crop_size,
+            mirror: transform.mirror,
+            scale: transform.scale,
+            mean_file: transform.mean_file,
+            mean_values: transform.mean_values,
+            batch_size: data.batch_size,
+            records_per_place: if config.shard == Shard::Records {
+                config.world
+            } else {
+                1
+            },
+            seed: self.settings.seed,
+        })?;
+        Ok(BatchReader::with_source(config, Box::new(source))?)
+    }
+
+    /// Opens the reader of a layer with a source and returns the shapes of its tops.
     fn open_layer(&mut self, layer: &LayerSpec) -> Result<Vec<Shape>, Error> {
-        let LayerKind::Data(data) = &layer.kind else {
-            return Ok(Vec::new());
+        let has_rows = self.settings.rows.is_some();
+        let reader = match &layer.kind {
+            LayerKind::Data(data) => self.open_data(data)?,
+            LayerKind::ImageData(data) if !has_rows => self.open_image_data(data)?,
+            LayerKind::WindowData(data) if !has_rows => self.open_window_data(data)?,
+            _ => {
+                return Err(Error::Feed {
+                    layer: layer.name.clone(),
+                    fact: format!("rows do not feed a layer of type {}: use a Data layer", layer.type_name),
+                });
+            }
         };
-        let source = resolve(&data.source, &self.settings.folder);
-        let backend = match data.backend {
-            DataBackend::Lmdb => Backend::Lmdb,
-            DataBackend::LevelDb => Backend::Leveldb,
-        };
-        let reader = self.open(
-            &source,
-            backend,
-            data.batch_size,
-            data.prefetch,
-            data.rand_skip,
-            &data.transform,
-        )?;
         let [channels, height, width] = reader.record_shape();
+        let batch_size = layer.kind.batch_size().unwrap_or(1);
         let mut shapes = vec![
-            Shape::from([data.batch_size, channels, height, width]),
-            Shape::from([data.batch_size]),
+            Shape::from([batch_size, channels, height, width]),
+            Shape::from([batch_size]),
         ];
         shapes.truncate(layer.tops.len());
         self.readers.insert(layer.name.clone(), reader);
@@ -164,12 +231,7 @@ impl FeedOpener {
     /// # Errors
     /// Data that cannot be opened any more.
     pub fn open_for(&mut self, net: &Net) -> Result<(), Error> {
-        for layer in net
-            .spec()
-            .layers
-            .iter()
-            .filter(|layer| matches!(layer.kind, LayerKind::Data(_)))
-        {
+        for layer in net.spec().layers.iter().filter(|layer| layer.kind.has_source()) {
             self.open_layer(layer)?;
         }
         Ok(())
@@ -187,8 +249,8 @@ impl FeedOpener {
                 fact,
             };
             let (reader, batch_size) = match &spec.kind {
-                LayerKind::Data(data) => match self.readers.remove(&spec.name) {
-                    Some(reader) => (reader, data.batch_size),
+                kind if kind.has_source() => match self.readers.remove(&spec.name) {
+                    Some(reader) => (reader, kind.batch_size().unwrap_or(1)),
                     None => return Err(no_data("two data layers have this name: rename one".to_owned())),
                 },
                 LayerKind::MemoryData(data) => {
@@ -203,7 +265,12 @@ impl FeedOpener {
                     // CaffeOnSpark writes sources as URLs.
                     let path = resolve(source.strip_prefix("file:").unwrap_or(source), &self.settings.folder);
                     let backend = Backend::detect(&path)?;
-                    let reader = self.open(&path, backend, data.batch_size, 4, 0, &data.transform)?;
+                    let config = BatchConfig {
+                        backend,
+                        transform: self.transform(&data.transform),
+                        ..self.config(&path, data.batch_size, PREFETCH)?
+                    };
+                    let reader = BatchReader::open(config)?;
                     let found = Shape::from(reader.record_shape());
                     let wanted = net.blob_shape(&spec.tops[0])?.dims()[1..].to_vec();
                     if found.dims() != wanted {
@@ -213,6 +280,12 @@ impl FeedOpener {
                         )));
                     }
                     (reader, data.batch_size)
+                }
+                LayerKind::CosData(_) if !self.settings.fed_by_program => {
+                    return Err(no_data(
+                        "a CoSData layer is fed with the columns of a DataFrame: train it on Spark, or use a Data layer"
+                            .to_owned(),
+                    ));
                 }
                 LayerKind::Input(_) if !self.settings.fed_by_program => {
                     return Err(no_data("an Input layer has no data: use a Data layer here".to_owned()));

@@ -248,7 +248,7 @@ fn solver_spec() -> Result<SolverSpec, Error> {
     })?)
 }
 
-/// The net with Input layers where it has Data and MemoryData layers, so that it can be built without its data.
+/// The net with Input layers where it has layers that are fed with records, so that it can be built without its data.
 /// `batch` overrides the first extent of every input, `input_shape` (c, h, w) the shape of the data layers' records.
 ///
 /// # Errors
@@ -261,8 +261,6 @@ pub fn with_input_layers(
     let mut spec = net.spec.clone();
     for layer in &mut spec.layers {
         let batch_size = match &layer.kind {
-            LayerKind::Data(data) => data.batch_size,
-            LayerKind::MemoryData(data) => data.batch_size,
             LayerKind::Input(input) => {
                 let mut shapes = input.shapes.clone();
                 shapes
@@ -279,7 +277,20 @@ pub fn with_input_layers(
                 layer.kind = LayerKind::DummyData(data);
                 continue;
             }
-            _ => continue,
+            LayerKind::CosData(data) => {
+                let mut shapes: Vec<Shape> = data.tops.iter().map(|top| top.shape.clone()).collect();
+                let whole = data.tops.iter().zip(&mut shapes).filter(|(top, _)| !top.transpose);
+                for (_, shape) in whole {
+                    set_batch(shape, batch, &layer.name)?;
+                }
+                layer.kind = LayerKind::Input(InputSpec { shapes });
+                layer.type_name = "Input";
+                continue;
+            }
+            kind => match kind.batch_size() {
+                Some(batch_size) => batch_size,
+                None => continue,
+            },
         };
         let [channels, height, width] = match input_shape {
             Some(shape) => shape,
@@ -323,7 +334,20 @@ fn record_shape(net: &NetSource, layer: &LayerSpec) -> Result<[usize; 3], Error>
                 crop => [channels, crop, crop],
             })
         }
-        LayerKind::Data(data) if resolve(&data.source, &net.folder).exists() => {
+        kind => {
+            let Some((source, transform)) = kind.source() else {
+                return Err(unknown_shape(layer, "its source"));
+            };
+            if !resolve(source, &net.folder).exists() {
+                let new_size = match kind {
+                    LayerKind::ImageData(data) => data
+                        .new_size
+                        .map(|[height, width]| [if data.is_color { 3 } else { 1 }, height, width]),
+                    _ => None,
+                };
+                let guessed = guessed_shape(transform).or(new_size);
+                return guessed.ok_or_else(|| unknown_shape(layer, source));
+            }
             let mut opener = FeedOpener::new(FeedSettings {
                 folder: net.folder.clone(),
                 phase: net.spec.state.phase,
@@ -342,11 +366,9 @@ fn record_shape(net: &NetSource, layer: &LayerSpec) -> Result<[usize; 3], Error>
             })?;
             match shapes[0].dims() {
                 [_, channels, height, width] => Ok([*channels, *height, *width]),
-                _ => Err(unknown_shape(layer, &data.source)),
+                _ => Err(unknown_shape(layer, source)),
             }
         }
-        LayerKind::Data(data) => guessed_shape(&data.transform).ok_or_else(|| unknown_shape(layer, &data.source)),
-        _ => Err(unknown_shape(layer, "its source")),
     }
 }
 

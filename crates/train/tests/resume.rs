@@ -12,6 +12,10 @@ use sparknet_train::run::Sync;
 const SOLVER: &str = r#"base_lr: 0.05 lr_policy: "multistep" gamma: 0.5 stepvalue: 5 stepvalue: 11 momentum: 0.9
     weight_decay: 0.001 average_loss: 4 display: 2 max_iter: 18 snapshot: 3 test_interval: 5 test_iter: 3 iter_size: 2"#;
 
+/// A rule that remembers two values of each parameter and counts its updates.
+const ADAM: &str = r#"type: "Adam" base_lr: 0.01 lr_policy: "cosine" warmup_iter: 4 momentum: 0.9 momentum2: 0.99
+    weight_decay: 0.001 average_loss: 4 display: 2 max_iter: 18 snapshot: 3 test_interval: 5 test_iter: 3"#;
+
 fn average(tau: u64, history: HistoryPolicy) -> Sync {
     Sync::Average { tau, history }
 }
@@ -25,23 +29,38 @@ fn taken_up_again_equals_never_stopped() {
             average(6, HistoryPolicy::Average),
             average(4, HistoryPolicy::Reset),
         ] {
-            let folder = Folder::new(7, RANDOM_NET, true, SOLVER);
-            let (whole, whole_recorder) = record(folder.settings(workers, sync)).unwrap();
-            for iteration in [3, 12, 15] {
-                // As after a crash: no file is newer than the snapshot.
-                let settings = folder.settings(workers, sync);
-                let (rest, recorder) = record(sparknet_train::run::RunSettings {
-                    snapshot: Some(folder.state(iteration)),
-                    ..settings
-                })
-                .unwrap();
-                let context = format!("{workers} workers, {sync:?}, from iteration {iteration}");
-                assert_eq!(rest.iteration, 18, "{context}");
-                assert_eq!(bits(&rest.params), bits(&whole.params), "{context}");
-                let tail = &whole_recorder.losses[iteration as usize..];
-                assert_eq!(bits(&recorder.losses), bits(tail), "{context}");
-            }
+            assert_resumes(SOLVER, workers, sync);
         }
+    }
+}
+
+#[test]
+fn adam_taken_up_again_equals_never_stopped() {
+    for sync in [
+        Sync::AllReduce,
+        average(4, HistoryPolicy::Keep),
+        average(6, HistoryPolicy::Average),
+    ] {
+        assert_resumes(ADAM, 2, sync);
+    }
+}
+
+fn assert_resumes(solver: &str, workers: usize, sync: Sync) {
+    let folder = Folder::new(7, RANDOM_NET, true, solver);
+    let (whole, whole_recorder) = record(folder.settings(workers, sync)).unwrap();
+    for iteration in [3, 12, 15] {
+        // As after a crash: no file is newer than the snapshot.
+        let settings = folder.settings(workers, sync);
+        let (rest, recorder) = record(sparknet_train::run::RunSettings {
+            snapshot: Some(folder.state(iteration)),
+            ..settings
+        })
+        .unwrap();
+        let context = format!("{workers} workers, {sync:?}, from iteration {iteration}");
+        assert_eq!(rest.iteration, 18, "{context}");
+        assert_eq!(bits(&rest.params), bits(&whole.params), "{context}");
+        let tail = &whole_recorder.losses[iteration as usize..];
+        assert_eq!(bits(&recorder.losses), bits(tail), "{context}");
     }
 }
 

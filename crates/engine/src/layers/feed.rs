@@ -1,10 +1,21 @@
-//! Data, Input and MemoryData: blobs that are filled from outside the net.
+//! CoSData, Data, ImageData, Input, MemoryData and WindowData: blobs that are filled from outside the net.
 
 use super::{Arity, LayerDef};
 use crate::{
     LayerError, Shape,
     layer::{Backward, Forward, Layer},
-    spec::{DataSpec, InputSpec, MemoryDataSpec},
+    spec::{CosDataSpec, DataSpec, ImageDataSpec, InputSpec, MemoryDataSpec, WindowDataSpec},
+};
+
+/// The registry's entry of CoSData, CaffeOnSpark's.
+pub(super) const COS_DATA: LayerDef = LayerDef {
+    type_name: "CoSData",
+    summary: "columns of rows, fed from outside the net",
+    bottoms: Arity::Exactly(0),
+    tops: Arity::AtLeast(1),
+    parse: CosDataSpec::parse,
+    #[cfg(test)]
+    gradients: super::Gradients::None("it has no bottom"),
 };
 
 /// The registry's entry of Data.
@@ -14,6 +25,17 @@ pub(super) const DATA: LayerDef = LayerDef {
     bottoms: Arity::Exactly(0),
     tops: Arity::Between(1, 2),
     parse: DataSpec::parse,
+    #[cfg(test)]
+    gradients: super::Gradients::None("it has no bottom"),
+};
+
+/// The registry's entry of ImageData.
+pub(super) const IMAGE_DATA: LayerDef = LayerDef {
+    type_name: "ImageData",
+    summary: "images that a list names, fed from outside the net",
+    bottoms: Arity::Exactly(0),
+    tops: Arity::Between(1, 2),
+    parse: ImageDataSpec::parse,
     #[cfg(test)]
     gradients: super::Gradients::None("it has no bottom"),
 };
@@ -36,6 +58,17 @@ pub(super) const MEMORY_DATA: LayerDef = LayerDef {
     bottoms: Arity::Exactly(0),
     tops: Arity::Exactly(2),
     parse: MemoryDataSpec::parse,
+    #[cfg(test)]
+    gradients: super::Gradients::None("it has no bottom"),
+};
+
+/// The registry's entry of WindowData.
+pub(super) const WINDOW_DATA: LayerDef = LayerDef {
+    type_name: "WindowData",
+    summary: "windows cut from images, fed from outside the net",
+    bottoms: Arity::Exactly(0),
+    tops: Arity::Between(1, 2),
+    parse: WindowDataSpec::parse,
     #[cfg(test)]
     gradients: super::Gradients::None("it has no bottom"),
 };

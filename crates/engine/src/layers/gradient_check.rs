@@ -475,10 +475,13 @@ fn valid_params(def: &LayerDef) -> &'static str {
     match def.gradients {
         Gradients::Check(cases) => cases[0].params,
         Gradients::None(_) => match def.type_name {
+            "CoSData" => "cos_data_param { batch_size: 1 top { name: 'c' type: INT sample_num_axes: 0 } }",
             "Data" => "data_param { source: 'db' batch_size: 1 }",
             "DummyData" => "dummy_data_param { shape { dim: 1 } }",
+            "ImageData" => "image_data_param { source: 'list' }",
             "Input" => "input_param { shape { dim: 1 } }",
             "MemoryData" => "memory_data_param { batch_size: 1 channels: 1 height: 1 width: 1 }",
+            "WindowData" => "window_data_param { source: 'list' batch_size: 1 } transform_param { crop_size: 8 }",
             _ => "",
         },
     }
@@ -543,6 +546,7 @@ fn wrong_fields_are_refused_by_name() {
             "ArgMax" => "argmax_param { top_k: 0 }",
             "Concat" => "concat_param { axis: 0 concat_dim: 1 }",
             "Convolution" => "convolution_param { num_output: 4 group: 3 kernel_size: 1 }",
+            "CoSData" => "cos_data_param { batch_size: 1 top { name: 'c' type: STRING } }",
             "Data" => "data_param { batch_size: 1 }",
             "Deconvolution" => "convolution_param { num_output: 4 kernel_size: 0 }",
             "Dropout" => "dropout_param { dropout_ratio: 1 }",
@@ -550,6 +554,7 @@ fn wrong_fields_are_refused_by_name() {
             "Eltwise" => "eltwise_param { operation: MAX coeff: 1 coeff: 2 }",
             "Exp" => "exp_param { base: 0 }",
             "InfogainLoss" => "loss_param { normalize: true }",
+            "ImageData" => "image_data_param { source: 'list' new_height: 1 }",
             "InnerProduct" => "inner_product_param { num_output: 0 }",
             "Input" => "input_param { shape { dim: 3 dim: -1 } }",
             "LRN" => "lrn_param { local_size: 4 }",
@@ -566,6 +571,9 @@ fn wrong_fields_are_refused_by_name() {
             "SPP" => "spp_param { pyramid_height: 0 }",
             "Slice" => "slice_param { axis: 0 slice_dim: 1 }",
             "Tile" => "tile_param { tiles: 0 }",
+            "WindowData" => {
+                "window_data_param { source: 'list' batch_size: 1 context_pad: 4 } transform_param { crop_size: 8 }"
+            }
             _ => &weights,
         };
         for wrong in [own, &weights, &propagate] {

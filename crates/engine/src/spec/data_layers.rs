@@ -28,7 +28,7 @@ pub struct TransformSpec {
 }
 
 impl TransformSpec {
-    fn parse(message: Option<&TransformationParameter>) -> Parsed<Self> {
+    pub(super) fn parse(message: Option<&TransformationParameter>) -> Parsed<Self> {
         let default = TransformationParameter::default();
         let message = message.unwrap_or(&default);
         if message.mean_file.is_some() && !message.mean_value.is_empty() {

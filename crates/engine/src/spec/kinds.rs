@@ -25,6 +25,7 @@ pub enum LayerKind {
     ContrastiveLoss(ContrastiveLossSpec),
     Convolution(ConvolutionSpec),
     Crop(CropSpec),
+    CosData(CosDataSpec),
     Data(DataSpec),
     Deconvolution(ConvolutionSpec),
     Dropout(DropoutSpec),
@@ -39,6 +40,7 @@ pub enum LayerKind {
     Embed(EmbedSpec),
     Filter(FilterSpec),
     Im2col(ConvolutionSpec),
+    ImageData(ImageDataSpec),
     InnerProduct(InnerProductSpec),
     Input(InputSpec),
     Log(LogSpec),
@@ -69,9 +71,42 @@ pub enum LayerKind {
     Threshold(ThresholdSpec),
     Spp(SppSpec),
     Tile(TileSpec),
+    WindowData(WindowDataSpec),
 }
 
 impl LayerKind {
+    /// Whether the tops are filled from outside the net.
+    pub fn is_fed(&self) -> bool {
+        matches!(self, Self::CosData(_) | Self::Input(_) | Self::MemoryData(_)) || self.has_source()
+    }
+
+    /// Whether the tops are filled from a source that the file names, and have the shapes of its records.
+    pub fn has_source(&self) -> bool {
+        self.source().is_some()
+    }
+
+    /// The source that the tops are filled from, and what happens to its records.
+    pub fn source(&self) -> Option<(&str, &TransformSpec)> {
+        match self {
+            Self::Data(spec) => Some((&spec.source, &spec.transform)),
+            Self::ImageData(spec) => Some((&spec.source, &spec.transform)),
+            Self::WindowData(spec) => Some((&spec.source, &spec.transform)),
+            _ => None,
+        }
+    }
+
+    /// Records a batch, of a layer that is fed with records.
+    pub fn batch_size(&self) -> Option<usize> {
+        match self {
+            Self::CosData(spec) => Some(spec.batch_size),
+            Self::Data(spec) => Some(spec.batch_size),
+            Self::ImageData(spec) => Some(spec.batch_size),
+            Self::MemoryData(spec) => Some(spec.batch_size),
+            Self::WindowData(spec) => Some(spec.batch_size),
+            _ => None,
+        }
+    }
+
     /// Whether the first top is a term of the loss unless the file says otherwise.
     pub fn is_loss(&self) -> bool {
         matches!(

@@ -1,6 +1,9 @@
 //! The solver's settings, validated.
 
-use sparknet_proto::caffe::{SolverParameter, solver_parameter};
+use sparknet_proto::{
+    caffe::{SolverParameter, solver_parameter},
+    reflect::nearest,
+};
 
 use crate::SpecError;
 
@@ -13,7 +16,11 @@ pub struct SolverSpec {
     pub base_lr: f32,
     /// How the learning rate changes.
     pub lr_policy: LrPolicy,
-    /// The factor on the history in every update.
+    /// Iterations at the start in which the rate climbs in a line to what the policy says; 0 for none. An extension.
+    pub warmup_iter: u64,
+    /// The rate that the climb begins with.
+    pub warmup_start_lr: f32,
+    /// The factor on the history in every update; the share of the old mean in the new in AdaDelta, beta1 in Adam.
     pub momentum: f32,
     /// The factor on the regularisation gradient.
     pub weight_decay: f32,
@@ -49,11 +56,49 @@ pub struct SolverSpec {
     pub weights: Vec<String>,
 }
 
-/// The update rule.
+/// The update rule; `solver/rules.rs` has the equations.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rule {
     /// Stochastic gradient descent with momentum.
     Sgd,
+    /// Nesterov's accelerated gradient.
+    Nesterov,
+    /// Rates that fall with the sum of squared gradients.
+    AdaGrad {
+        /// Keeps from dividing by zero.
+        delta: f32,
+    },
+    /// Rates that fall with the moving mean of squared gradients.
+    RmsProp {
+        /// The share of the old mean in the new.
+        rms_decay: f32,
+        /// Keeps from dividing by zero.
+        delta: f32,
+    },
+    /// As RMSProp, but updates have the size of those before.
+    AdaDelta {
+        /// Keeps from dividing by zero, and lets the first updates begin.
+        delta: f32,
+    },
+    /// Momentum over RMSProp, both corrected for their start at zero.
+    Adam {
+        /// The share of the old mean square in the new (beta2).
+        momentum2: f32,
+        /// Keeps from dividing by zero.
+        delta: f32,
+    },
+    /// Adam whose weight decay does not go through the moments. An extension.
+    AdamW {
+        /// As in Adam.
+        momentum2: f32,
+        /// As in Adam.
+        delta: f32,
+    },
+    /// SGD whose rate for a blob is in proportion to the blob's norm over its gradient's. An extension.
+    Lars {
+        /// A step's share of the weights' norm, at a learning rate of 1.
+        trust_coefficient: f32,
+    },
 }
 
 /// The learning rate of iteration `t`, as Caffe defines it.
@@ -99,6 +144,12 @@ pub enum LrPolicy {
         /// The iteration of the middle.
         stepsize: i64,
     },
+    /// `min_lr + (base_lr - min_lr)·(1 + cos(π·t/max_iter))/2`. An extension (Loshchilov and Hutter, SGDR, 2017, without
+    /// restarts).
+    Cosine {
+        /// The rate at the end.
+        min_lr: f32,
+    },
 }
 
 impl SolverSpec {
@@ -108,13 +159,6 @@ impl SolverSpec {
     /// A missing or contradictory field, an unknown type or policy.
     pub fn from_proto(solver: &SolverParameter) -> Result<Self, SpecError> {
         let error = |fact: String| Err(SpecError::Solver(fact));
-        let rule = match solver.r#type() {
-            "SGD" => Rule::Sgd,
-            other @ ("Nesterov" | "AdaGrad" | "RMSProp" | "AdaDelta" | "Adam") => {
-                return error(format!("type \"{other}\" does not exist yet: use SGD"));
-            }
-            other => return error(format!("type \"{other}\" does not exist: use SGD")),
-        };
         let non_negative = |name: &str, value: i32| {
             u64::try_from(value).map_err(|_| SpecError::Solver(format!("{name} is {value}: give 0 or more")))
         };
@@ -134,10 +178,16 @@ impl SolverSpec {
                 "regularization_type \"{regularization}\" does not exist: use L1 or L2"
             ));
         }
+        let warmup_iter = non_negative("warmup_iter", solver.warmup_iter())?;
+        if warmup_iter == 0 && solver.warmup_start_lr.is_some() {
+            return error("warmup_start_lr goes with warmup_iter: give both or none".to_owned());
+        }
         Ok(Self {
-            rule,
+            rule: Rule::from_proto(solver)?,
             base_lr: solver.base_lr(),
             lr_policy: LrPolicy::from_proto(solver)?,
+            warmup_iter,
+            warmup_start_lr: solver.warmup_start_lr(),
             momentum: solver.momentum(),
             weight_decay: solver.weight_decay(),
             l1: regularization == "L1",
@@ -168,9 +218,84 @@ impl SolverSpec {
     }
 }
 
+impl Rule {
+    const TYPES: [&'static str; 8] = [
+        "SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam", "AdamW", "LARS",
+    ];
+
+    fn from_proto(solver: &SolverParameter) -> Result<Self, SpecError> {
+        let type_name = solver.r#type();
+        let error = |fact: String| Err(SpecError::Solver(fact));
+        let (momentum, momentum2, delta) = (solver.momentum(), solver.momentum2(), solver.delta());
+        let rule = match type_name {
+            "SGD" => Self::Sgd,
+            "Nesterov" => Self::Nesterov,
+            "AdaGrad" => Self::AdaGrad { delta },
+            "RMSProp" => Self::RmsProp {
+                rms_decay: solver.rms_decay(),
+                delta,
+            },
+            "AdaDelta" => Self::AdaDelta { delta },
+            "Adam" => Self::Adam { momentum2, delta },
+            "AdamW" => Self::AdamW { momentum2, delta },
+            "LARS" => Self::Lars {
+                trust_coefficient: solver.trust_coefficient(),
+            },
+            other => {
+                let remedy = match nearest(other, Self::TYPES.into_iter()) {
+                    Some(name) => format!("did you mean \"{name}\"?"),
+                    None => format!("use {}", Self::TYPES.join(", ")),
+                };
+                return error(format!("type \"{other}\" does not exist: {remedy}"));
+            }
+        };
+        // Means of squares: outside of this their roots are not numbers, or never leave zero.
+        let share = |name: &str, value: f32| match (0.0..1.0).contains(&value) {
+            true => Ok(()),
+            false => Err(SpecError::Solver(format!(
+                "type \"{type_name}\" wants a {name} of at least 0 and below 1, not {value}"
+            ))),
+        };
+        match rule {
+            Self::AdaGrad { .. } | Self::RmsProp { .. } if momentum != 0.0 => {
+                return error(format!(
+                    "type \"{type_name}\" takes no momentum, but momentum is {momentum}: remove it, or use Adam"
+                ));
+            }
+            Self::RmsProp { rms_decay, .. } => share("rms_decay", rms_decay)?,
+            Self::AdaDelta { .. } => share("momentum", momentum)?,
+            Self::Adam { momentum2, .. } | Self::AdamW { momentum2, .. } => {
+                share("momentum", momentum)?;
+                share("momentum2", momentum2)?;
+            }
+            Self::Lars { trust_coefficient } if !(trust_coefficient > 0.0 && trust_coefficient.is_finite()) => {
+                return error(format!(
+                    "trust_coefficient is {trust_coefficient}: give a number above 0"
+                ));
+            }
+            _ => {}
+        }
+        let is_extension = matches!(rule, Self::AdamW { .. } | Self::Lars { .. });
+        if is_extension && solver.regularization_type() == "L1" {
+            return error(format!(
+                "type \"{type_name}\" decays weights by L2 only: remove regularization_type, or use another type"
+            ));
+        }
+        if solver.trust_coefficient.is_some() && !matches!(rule, Self::Lars { .. }) {
+            return error("trust_coefficient goes with type \"LARS\" only: remove it".to_owned());
+        }
+        Ok(rule)
+    }
+}
+
 impl LrPolicy {
     fn from_proto(solver: &SolverParameter) -> Result<Self, SpecError> {
         let policy = solver.lr_policy();
+        if solver.min_lr.is_some() && policy != "cosine" {
+            return Err(SpecError::Solver(
+                "min_lr goes with lr_policy \"cosine\" only: remove it".to_owned(),
+            ));
+        }
         let missing = |field: &str| SpecError::Solver(format!("lr_policy \"{policy}\" wants {field}"));
         let gamma = || solver.gamma.ok_or_else(|| missing("gamma"));
         let power = || solver.power.ok_or_else(|| missing("power"));
@@ -201,10 +326,14 @@ impl LrPolicy {
                 gamma: gamma()?,
                 stepsize: i64::from(solver.stepsize()),
             },
+            "cosine" => Self::Cosine {
+                min_lr: solver.min_lr(),
+            },
             "" => return Err(SpecError::Solver("lr_policy is missing".to_owned())),
             other => {
                 return Err(SpecError::Solver(format!(
-                    "lr_policy \"{other}\" does not exist: use fixed, step, exp, inv, multistep, poly or sigmoid"
+                    "lr_policy \"{other}\" does not exist: use fixed, step, exp, inv, multistep, poly, \
+                     sigmoid or cosine"
                 )));
             }
         })

@@ -1,4 +1,5 @@
 //! A net with a layer of every type, for what has to hold for all of them.
+#![allow(dead_code)] // Every test binary uses a part of it.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +10,7 @@ use sparknet_proto::{
 };
 
 /// Types that the net cannot have, because their blobs come from outside just as those of Input do.
-const FED: [&str; 2] = ["Data", "MemoryData"];
+const FED: [&str; 5] = ["CoSData", "Data", "ImageData", "MemoryData", "WindowData"];
 
 const NET: &str = r#"
 layer { name: "data" type: "DummyData" top: "data" top: "target"
@@ -109,6 +110,11 @@ const SOLVER: &str = "base_lr: 0.01 lr_policy: 'inv' gamma: 0.1 power: 0.75 mome
 
 /// A solver of the net, filled from `net_seed`, whose passes are drawn from `solver_seed`.
 pub fn solver(net_seed: u64, solver_seed: u64) -> Solver {
+    solver_of("SGD", net_seed, solver_seed)
+}
+
+/// The same with another type of solver.
+pub fn solver_of(type_name: &str, net_seed: u64, solver_seed: u64) -> Solver {
     let message: NetParameter = text::parse("everything", NET).unwrap();
     let spec = NetSpec::from_proto(&message, NetState::new(Phase::Train)).unwrap();
     let types: BTreeSet<&str> = spec.layers.iter().map(|layer| layer.type_name).chain(FED).collect();
@@ -123,7 +129,8 @@ pub fn solver(net_seed: u64, solver_seed: u64) -> Solver {
     // Sequences begin with each batch: what a recurrent layer remembers of the one before is not in a snapshot.
     net.blob_data_mut("cont").unwrap()[2..].fill(1.0);
     net.blob_data_mut("one").unwrap().fill(1.0);
-    let message: SolverParameter = text::parse("solver", SOLVER).unwrap();
+    let mut message: SolverParameter = text::parse("solver", SOLVER).unwrap();
+    message.r#type = Some(type_name.to_owned());
     Solver::new(SolverSpec::from_proto(&message).unwrap(), net, solver_seed)
 }
 

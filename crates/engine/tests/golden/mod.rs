@@ -91,7 +91,8 @@ pub fn run_all(folder: &str, run: impl Fn(&Case) -> Result<Vec<String>, Stopped>
     assert!(ran > 0, "no case of {} ran", folder.display());
 }
 
-fn read(path: &Path) -> Case {
+/// The file at `path`.
+pub fn read(path: &Path) -> Case {
     let bytes = fs::read(path).unwrap();
     let fail = |error: safetensors::SafeTensorError| -> ! { panic!("{}: {error}", path.display()) };
     let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap_or_else(|error| fail(error));
