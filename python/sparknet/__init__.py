@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from sparknet._native import Blob, Message, __version__, set_num_threads, set_random_seed
 from sparknet.errors import BusyError, FileError, InputError, InternalError, MissingFileError, SparkNetError
-from sparknet.net import TEST, TRAIN, Layer, Net, Phase
+from sparknet.layer import Layer, LayerBlob
+from sparknet.net import TEST, TRAIN, Net, NetLayer, Phase
 from sparknet.net_spec import NetSpec, layers, params, to_proto
 from sparknet.solver import Solver, get_solver
 
@@ -23,9 +24,11 @@ __all__ = [
     "InputError",
     "InternalError",
     "Layer",
+    "LayerBlob",
     "Message",
     "MissingFileError",
     "Net",
+    "NetLayer",
     "NetSpec",
     "Phase",
     "Solver",

@@ -28,7 +28,7 @@ TEST = Phase.TEST
 
 
 @dataclass(frozen=True)
-class Layer:
+class NetLayer:
     """A layer of a net: its name, its type, and its parameters as blobs."""
 
     name: str
@@ -112,12 +112,12 @@ class Net:
         return OrderedDict((layer[0], list(layer[4])) for layer in self._layers if layer[4])
 
     @property
-    def layers(self) -> list[Layer]:
+    def layers(self) -> list[NetLayer]:
         """The layers, in the order of the file."""
-        return [Layer(layer[0], layer[1], tuple(layer[4])) for layer in self._layers]
+        return [NetLayer(layer[0], layer[1], tuple(layer[4])) for layer in self._layers]
 
     @property
-    def layer_dict(self) -> OrderedDict[str, Layer]:
+    def layer_dict(self) -> OrderedDict[str, NetLayer]:
         """The layers by name."""
         return OrderedDict((layer.name, layer) for layer in self.layers)
 

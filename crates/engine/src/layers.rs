@@ -21,6 +21,7 @@ mod lrn;
 mod neuron;
 mod patches;
 mod pooling;
+mod python;
 mod relu;
 mod sigmoid;
 mod silence;
@@ -31,6 +32,8 @@ mod split;
 mod tanh;
 pub(crate) mod vectorized;
 mod windows;
+
+pub use python::{PythonFactory, register_python_layers};
 
 use std::fmt;
 
@@ -205,6 +208,7 @@ pub const LAYERS: &[LayerDef] = &[
     lrn::DEF,
     feed::MEMORY_DATA,
     pooling::DEF,
+    python::DEF,
     relu::DEF,
     sigmoid::DEF,
     silence::DEF,
@@ -230,6 +234,7 @@ pub(crate) fn build(kind: &LayerKind) -> Box<dyn Layer> {
         LayerKind::InnerProduct(spec) => Box::new(inner_product::InnerProduct::new(spec)),
         LayerKind::Lrn(spec) => Box::new(lrn::Lrn::new(spec)),
         LayerKind::Pooling(spec) => Box::new(pooling::Pooling::new(spec)),
+        LayerKind::Python(spec) => python::build(spec),
         LayerKind::Relu(spec) => Box::new(relu::Relu::new(spec)),
         LayerKind::Sigmoid => Box::new(sigmoid::Sigmoid::new()),
         LayerKind::Silence => Box::new(silence::Silence::new()),

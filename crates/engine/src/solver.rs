@@ -135,6 +135,7 @@ impl Solver {
             self.net.set_random_pass(self.seed, self.iteration * iter_size + batch);
             sum_loss += self.net.forward()?;
             self.net.backward();
+            self.net.check_backward()?;
         }
         let loss = sum_loss / iter_size as f32;
         if !loss.is_finite() && !self.allow_nan {
@@ -156,6 +157,7 @@ impl Solver {
     /// Turns the gradients into an update and subtracts it; returns the learning rate. The iteration advances last.
     pub fn apply_update(&mut self) -> f32 {
         let rate = self.learning_rate();
+        let before = self.net.params_before_update();
         let spec = &self.spec;
         let Rule::Sgd = spec.rule;
         let (params, values, gradients) = self.net.update_parts_mut();
@@ -181,6 +183,7 @@ impl Solver {
                 step(param).sgd(&mut values[part.clone()], &gradients[part.clone()], &mut history[part]);
             }
         });
+        self.net.tell_update(before);
         self.iteration += 1;
         rate
     }

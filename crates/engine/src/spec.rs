@@ -4,11 +4,13 @@
 
 mod data_layers;
 mod kinds;
+mod python_layer;
 mod solver;
 mod vision_layers;
 
 pub use data_layers::*;
 pub use kinds::*;
+pub use python_layer::*;
 pub use solver::*;
 pub use vision_layers::*;
 
@@ -30,6 +32,13 @@ impl Phase {
         match phase {
             caffe::Phase::Train => Self::Train,
             caffe::Phase::Test => Self::Test,
+        }
+    }
+
+    pub(crate) fn to_proto(self) -> caffe::Phase {
+        match self {
+            Self::Train => caffe::Phase::Train,
+            Self::Test => caffe::Phase::Test,
         }
     }
 }
@@ -99,7 +108,7 @@ pub struct NetSpec {
     pub state: NetState,
     /// Whether every layer runs its backward pass, down to the inputs.
     pub force_backward: bool,
-    /// Caffe's `debug_info`; nothing prints it yet.
+    /// Whether passes are told line by line ([`Net::listen_to_debug_info`](crate::Net::listen_to_debug_info)).
     pub debug_info: bool,
     /// The layers, in file order.
     pub layers: Vec<LayerSpec>,
@@ -214,7 +223,10 @@ impl LayerSpec {
             })
         };
 
-        let kind = (def.parse)(layer).map_err(field_error)?;
+        let mut message = layer.clone();
+        message.blobs.clear();
+        message.set_phase(phase.to_proto());
+        let kind = (def.parse)(&message).map_err(field_error)?;
         let mut tops = layer.top.clone();
         if tops.is_empty() && kind.is_loss() {
             // Caffe gives a loss layer without a top an anonymous one.
@@ -252,12 +264,6 @@ impl LayerSpec {
             )));
         }
 
-        let mut message = layer.clone();
-        message.blobs.clear();
-        message.set_phase(match phase {
-            Phase::Train => caffe::Phase::Train,
-            Phase::Test => caffe::Phase::Test,
-        });
         Ok(Self {
             name,
             type_name,

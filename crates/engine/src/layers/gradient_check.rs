@@ -431,6 +431,7 @@ fn valid_params(def: &LayerDef) -> &'static str {
             "DummyData" => "dummy_data_param { shape { dim: 1 } }",
             "Input" => "input_param { shape { dim: 1 } }",
             "MemoryData" => "memory_data_param { batch_size: 1 channels: 1 height: 1 width: 1 }",
+            "Python" => "python_param { module: 'm' layer: 'L' }",
             _ => "",
         },
     }
@@ -500,6 +501,7 @@ fn wrong_fields_are_refused_by_name() {
             "LRN" => "lrn_param { local_size: 4 }",
             "MemoryData" => "memory_data_param { batch_size: 1 channels: 1 height: 1 }",
             "Pooling" => "pooling_param { kernel_size: 2 pad: 2 }",
+            "Python" => "python_param { module: 'm' }",
             "Slice" => "slice_param { axis: 0 slice_dim: 1 }",
             _ => &weights,
         };

@@ -5,7 +5,7 @@ use sparknet_proto::caffe::{
     self, FillerParameter, LayerParameter, eltwise_parameter, filler_parameter, loss_parameter,
 };
 
-use super::{ConvolutionSpec, DataSpec, DummyDataSpec, InputSpec, LrnSpec, MemoryDataSpec, PoolingSpec};
+use super::{ConvolutionSpec, DataSpec, DummyDataSpec, InputSpec, LrnSpec, MemoryDataSpec, PoolingSpec, PythonSpec};
 use crate::{
     Shape,
     filler::{Filler, VarianceNorm},
@@ -29,6 +29,7 @@ pub enum LayerKind {
     Lrn(LrnSpec),
     MemoryData(MemoryDataSpec),
     Pooling(PoolingSpec),
+    Python(PythonSpec),
     Relu(ReluSpec),
     Sigmoid,
     Silence,

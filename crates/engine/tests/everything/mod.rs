@@ -8,8 +8,8 @@ use sparknet_proto::{
     text,
 };
 
-/// Types that the net cannot have, because their blobs come from outside just as those of Input do.
-const FED: [&str; 2] = ["Data", "MemoryData"];
+/// Types that the net cannot have: their blobs come from outside just as those of Input do, or they are computed there.
+const FED: [&str; 3] = ["Data", "MemoryData", "Python"];
 
 const NET: &str = r#"
 layer { name: "data" type: "DummyData" top: "data" top: "target"
