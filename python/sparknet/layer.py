@@ -166,7 +166,9 @@ class Layer:
 
     def backward(self, top: list[LayerBlob], propagate_down: list[bool], bottom: list[LayerBlob]) -> None:
         """Writes ``diff`` of each bottom where ``propagate_down`` says so, and adds to ``diff`` of ``self.blobs``."""
-        raise NotImplementedError(f"{type(self).__name__} has no method backward: set propagate_down: false or write it")
+        raise NotImplementedError(
+            f"{type(self).__name__} has no method backward: set propagate_down: false or write it"
+        )
 
 
 class _Runner:
