@@ -105,7 +105,14 @@ class Net:
 class Solver:
     """What sparknet.Solver is made of."""
 
-    def __new__(cls, path: str | os.PathLike[str], allow_nan: bool, level: int, stages: Sequence[str]) -> Solver: ...
+    def __new__(
+        cls,
+        path: str | os.PathLike[str],
+        solver_type: str | None,
+        allow_nan: bool,
+        level: int,
+        stages: Sequence[str],
+    ) -> Solver: ...
     def net(self) -> Net: ...
     def test_nets(self) -> list[Net]: ...
     @property

@@ -248,7 +248,7 @@ impl PyNet {
             net.settle_shapes()?;
             net.begin_backward();
             layers.rev().for_each(|layer| net.backward_layer(layer));
-            Ok(())
+            Ok(net.check_backward()?)
         })
     }
 

@@ -17,6 +17,9 @@ use sparknet_train::Error;
 /// when it is tried again.
 fn to_python(error: impl Into<Error>) -> PyErr {
     let error = error.into();
+    if let Some(exception) = crate::layer::raised(&error) {
+        return exception;
+    }
     let sentence = error.to_string();
     match error {
         Error::Sync(_) | Error::Worker { .. } => exceptions::PyConnectionError::new_err(sentence),

@@ -4,7 +4,9 @@
 mod args;
 mod convert;
 mod dataset;
+mod device;
 mod draw;
+mod features;
 mod mean;
 mod output;
 mod test;
@@ -44,6 +46,8 @@ enum Command {
     UpgradeNet(upgrade::NetArgs),
     UpgradeSolver(upgrade::SolverArgs),
     Draw(draw::Args),
+    ExtractFeatures(features::Args),
+    DeviceQuery(device::Args),
 }
 
 /// What a command comes to; the error's text is shown to the user.
@@ -63,6 +67,8 @@ fn run(command: Command) -> Outcome {
         Command::UpgradeNet(args) => upgrade::net(&args),
         Command::UpgradeSolver(args) => upgrade::solver(&args),
         Command::Draw(args) => draw::draw(&args),
+        Command::ExtractFeatures(args) => features::extract(&args),
+        Command::DeviceQuery(args) => device::query(&args),
     }
 }
 

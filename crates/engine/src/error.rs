@@ -1,6 +1,6 @@
 //! What can go wrong in the engine, each with the layer, the blobs and shapes, and the way out.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use crate::Shape;
 
@@ -248,6 +248,29 @@ pub enum LayerError {
         /// The blob's shape.
         shape: Shape,
     },
+    /// A layer of type Python where there is no Python.
+    #[error(
+        "the class {class} runs in Python, which this command does not: \
+         train and test this net with the Python package sparknet"
+    )]
+    WithoutPython {
+        /// The class.
+        class: String,
+    },
+    /// Code from outside the engine failed, such as a class in Python.
+    #[error(transparent)]
+    Foreign(ForeignError),
+}
+
+/// An error of code from outside the engine.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct ForeignError(pub Arc<dyn std::error::Error + Send + Sync>);
+
+impl PartialEq for ForeignError {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 /// A list of names as a sentence takes it: `'a', 'b' and 'c'`.

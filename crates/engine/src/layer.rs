@@ -40,6 +40,11 @@ pub trait Layer: Send {
     /// Computes the gradients of the bottoms that want one (overwriting) and of the parameters (adding).
     fn backward(&mut self, io: &mut Backward<'_>);
 
+    /// What went wrong in [`Layer::backward`], which cannot say so itself; for layers whose code comes from outside.
+    fn take_backward_error(&mut self) -> Option<LayerError> {
+        None
+    }
+
     /// Whether the layer can write its only top over its only bottom: `forward` finds the bottom in the top, and
     /// `backward`, which then must not look at the bottom, finds the top's gradient in the bottom's.
     fn can_run_in_place(&self) -> bool {

@@ -48,6 +48,7 @@ mod patches;
 mod pooling;
 mod power;
 mod prelu;
+mod python;
 mod recurrent;
 mod reduction;
 mod relu;
@@ -68,6 +69,8 @@ mod threshold;
 mod tile;
 pub(crate) mod vectorized;
 mod windows;
+
+pub use python::{PythonFactory, register_python_layers};
 
 use std::fmt;
 
@@ -275,6 +278,7 @@ pub const LAYERS: &[LayerDef] = &[
     pooling::DEF,
     power::DEF,
     prelu::DEF,
+    python::DEF,
     relu::DEF,
     scale::DEF,
     parameter::DEF,
@@ -337,6 +341,7 @@ pub(crate) fn build(kind: &LayerKind) -> Box<dyn Layer> {
         LayerKind::Pooling(spec) => Box::new(pooling::Pooling::new(spec)),
         LayerKind::Power(spec) => Box::new(power::Power::new(spec)),
         LayerKind::PRelu(spec) => Box::new(prelu::PRelu::new(spec)),
+        LayerKind::Python(spec) => python::build(spec),
         LayerKind::Relu(spec) => Box::new(relu::Relu::new(spec)),
         LayerKind::Scale(spec) => Box::new(scale::Scale::new(spec)),
         LayerKind::Lstm(spec) => Box::new(lstm::Lstm::new(spec)),

@@ -1,5 +1,7 @@
 //! A net: layers over blobs that it owns, and one flat arena each for parameters and their gradients.
 
+mod debug_info;
+
 use std::{collections::HashMap, mem, ops::Range};
 
 use rayon::prelude::*;
@@ -15,6 +17,7 @@ use crate::{
     spec::{LayerKind, LayerSpec, NetSpec},
 };
 
+pub use self::debug_info::DebugListener;
 pub use crate::{params::Param, weights::ParamMap};
 
 /// Values that a thread takes at a time where gradients are cleared or summed.
@@ -61,6 +64,7 @@ pub struct Net {
     shapes_are_stale: bool,
     seed: u64,
     pass: u64,
+    debug: Option<DebugListener>,
 }
 
 struct NetLayer {
@@ -164,6 +168,7 @@ impl Net {
             shapes_are_stale: false,
             seed,
             pass: 0,
+            debug: None,
             spec,
         };
         net.size_buffers();
@@ -502,6 +507,7 @@ impl Net {
                 loss += blob.loss_weight * self.data[blob.data].iter().sum::<f32>();
             }
         }
+        self.tell_forward(index);
         Ok(loss)
     }
 
@@ -511,6 +517,7 @@ impl Net {
         for index in (0..self.layers.len()).rev() {
             self.backward_layer(index);
         }
+        self.tell_backward_end();
     }
 
     /// What comes before the first [`Net::backward_layer`]: the loss weights become gradients.
@@ -577,6 +584,20 @@ impl Net {
             }
         }
         lent.clear();
+        self.tell_backward(index);
+    }
+
+    /// What went wrong in the last backward pass: nothing, unless code from outside computes a layer.
+    ///
+    /// # Errors
+    /// What the last such layer says; its gradients are then zero.
+    pub fn check_backward(&mut self) -> Result<(), Error> {
+        for (layer, spec) in self.layers.iter_mut().zip(&self.spec.layers).rev() {
+            if let Some(error) = layer.layer.take_backward_error() {
+                return Err(layer_error(spec, error));
+            }
+        }
+        Ok(())
     }
 
     /// Sets all parameter gradients to zero.

@@ -6,6 +6,7 @@ mod data_layers;
 mod kinds;
 mod loss_layers;
 mod neuron_layers;
+mod python_layer;
 mod recurrent_layers;
 mod shape_layers;
 mod solver;
@@ -16,6 +17,7 @@ pub use data_layers::*;
 pub use kinds::*;
 pub use loss_layers::*;
 pub use neuron_layers::*;
+pub use python_layer::*;
 pub use recurrent_layers::*;
 pub use shape_layers::*;
 pub use solver::*;
@@ -40,6 +42,13 @@ impl Phase {
         match phase {
             caffe::Phase::Train => Self::Train,
             caffe::Phase::Test => Self::Test,
+        }
+    }
+
+    pub(crate) fn to_proto(self) -> caffe::Phase {
+        match self {
+            Self::Train => caffe::Phase::Train,
+            Self::Test => caffe::Phase::Test,
         }
     }
 }
@@ -109,7 +118,7 @@ pub struct NetSpec {
     pub state: NetState,
     /// Whether every layer runs its backward pass, down to the inputs.
     pub force_backward: bool,
-    /// Caffe's `debug_info`; nothing prints it yet.
+    /// Whether passes are told line by line ([`Net::listen_to_debug_info`](crate::Net::listen_to_debug_info)).
     pub debug_info: bool,
     /// The layers, in file order.
     pub layers: Vec<LayerSpec>,
@@ -224,7 +233,10 @@ impl LayerSpec {
             })
         };
 
-        let kind = (def.parse)(layer).map_err(field_error)?;
+        let mut message = layer.clone();
+        message.blobs.clear();
+        message.set_phase(phase.to_proto());
+        let kind = (def.parse)(&message).map_err(field_error)?;
         let mut tops = layer.top.clone();
         if tops.is_empty() && kind.is_loss() {
             // Caffe gives a loss layer without a top an anonymous one.
@@ -267,13 +279,6 @@ impl LayerSpec {
         if params.len() < statistics {
             params.resize_with(statistics, ParamSpec::fixed);
         }
-
-        let mut message = layer.clone();
-        message.blobs.clear();
-        message.set_phase(match phase {
-            Phase::Train => caffe::Phase::Train,
-            Phase::Test => caffe::Phase::Test,
-        });
         Ok(Self {
             name,
             type_name,

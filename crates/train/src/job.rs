@@ -102,8 +102,11 @@ impl Job {
             .iter()
             .map(|path| resolve(path, &folder).display().to_string())
             .collect();
-        let train = train_net(message, &folder, stages).map_err(|error| name_file(solver_path, error))?;
-        let tests = test_nets(message, &folder).map_err(|error| name_file(solver_path, error))?;
+        let mut train = train_net(message, &folder, stages).map_err(|error| name_file(solver_path, error))?;
+        let mut tests = test_nets(message, &folder).map_err(|error| name_file(solver_path, error))?;
+        for net in tests.iter_mut().map(|(net, _)| net).chain([&mut train]) {
+            net.spec.debug_info |= message.debug_info();
+        }
         Ok(Self {
             solver,
             train,

@@ -5,6 +5,7 @@ pub mod draw;
 mod error;
 pub mod evaluation;
 pub mod events;
+pub mod features;
 pub mod feeds;
 pub mod job;
 pub mod packed;

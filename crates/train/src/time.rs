@@ -10,7 +10,7 @@ use sparknet_engine::{
     InputShapes, Net, NetSpec, Phase, Shape, Solver, SolverSpec,
     net::NoData,
     random,
-    spec::{InputSpec, LayerKind, LayerSpec, TransformSpec},
+    spec::{LayerKind, LayerSpec, TransformSpec},
 };
 use sparknet_proto::caffe::SolverParameter;
 
@@ -266,7 +266,7 @@ pub fn with_input_layers(
                 shapes
                     .iter_mut()
                     .try_for_each(|shape| set_batch(shape, batch, &layer.name))?;
-                layer.kind = LayerKind::Input(InputSpec { shapes });
+                *layer = layer.as_input(shapes);
                 continue;
             }
             LayerKind::DummyData(data) => {
@@ -304,8 +304,7 @@ pub fn with_input_layers(
         shapes
             .iter_mut()
             .try_for_each(|shape| set_batch(shape, batch, &layer.name))?;
-        layer.kind = LayerKind::Input(InputSpec { shapes });
-        layer.type_name = "Input";
+        *layer = layer.as_input(shapes);
     }
     Ok(spec)
 }

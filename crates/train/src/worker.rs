@@ -119,6 +119,8 @@ pub struct Worker<'a> {
     committer: Option<Box<dyn Committer>>,
     /// The iteration of the last commit, and when it was.
     last_commit: (u64, Instant),
+    /// Lines of nets with `debug_info` that nobody has been told yet.
+    debug_lines: Arc<Mutex<Vec<String>>>,
 }
 
 impl<'a> Worker<'a> {
@@ -154,11 +156,19 @@ impl<'a> Worker<'a> {
                 }
             }
         }
-        let testers = job
+        let mut testers = job
             .tests
             .iter()
             .map(|(net, batches)| Tester::new(net, *batches, rank, world, *seed, Some(solver.net()), rows))
             .collect::<Result<Vec<_>, Error>>()?;
+        let debug_lines: Arc<Mutex<Vec<String>>> = Arc::default();
+        if sink.is_some() {
+            let nets = testers.iter_mut().map(Tester::net_mut).chain([solver.net_mut()]);
+            nets.for_each(|net| {
+                let lines = debug_lines.clone();
+                net.listen_to_debug_info(Box::new(move |line| lock(&lines).push(line)));
+            });
+        }
         let prefix = job.snapshot_prefix();
         if rank == 0 && (job.solver.snapshot > 0 || job.solver.snapshot_after_train) {
             checkpoint::check_prefix(&prefix, job.solver.max_iter)?;
@@ -174,6 +184,7 @@ impl<'a> Worker<'a> {
             last_snapshot: None,
             committer: None,
             last_commit: (solver.iteration(), Instant::now()),
+            debug_lines,
             seed: *seed,
             settings: settings.clone(),
             solver,
@@ -377,6 +388,7 @@ impl<'a> Worker<'a> {
         self.seconds.compute += (computed - started).as_secs_f64() - data_seconds;
         self.seconds.compute += (updated - gradients_agreed).as_secs_f64();
         self.seconds.sync += (gradients_agreed - computed).as_secs_f64() + updated.elapsed().as_secs_f64();
+        self.tell_debug_lines();
         if let Some(sink) = &mut self.sink {
             sink.progress(iteration + 1, loss);
         }
@@ -483,6 +495,7 @@ impl<'a> Worker<'a> {
         for index in 0..self.testers.len() {
             let test_started = Instant::now();
             let result = self.testers[index].run(Some(&self.average), self.transport.as_mut(), &mut |_| ())?;
+            self.tell_debug_lines();
             self.tell(Event::Test(Test {
                 iteration: self.solver.iteration(),
                 net: index,
@@ -601,6 +614,13 @@ impl<'a> Worker<'a> {
             max_iter: self.solver.spec().max_iter,
         };
         self.tell(Event::Start(start));
+    }
+
+    fn tell_debug_lines(&mut self) {
+        let lines = std::mem::take(&mut *lock(&self.debug_lines));
+        for message in lines {
+            self.tell(Event::Message { message });
+        }
     }
 
     fn tell(&mut self, event: Event) {

@@ -482,6 +482,7 @@ fn valid_params(def: &LayerDef) -> &'static str {
             "Input" => "input_param { shape { dim: 1 } }",
             "MemoryData" => "memory_data_param { batch_size: 1 channels: 1 height: 1 width: 1 }",
             "WindowData" => "window_data_param { source: 'list' batch_size: 1 } transform_param { crop_size: 8 }",
+            "Python" => "python_param { module: 'm' layer: 'L' }",
             _ => "",
         },
     }
@@ -569,6 +570,7 @@ fn wrong_fields_are_refused_by_name() {
             "Parameter" => "parameter_param { shape { dim: 0 } }",
             "Reshape" => "reshape_param { shape { dim: -2 } }",
             "SPP" => "spp_param { pyramid_height: 0 }",
+            "Python" => "python_param { module: 'm' }",
             "Slice" => "slice_param { axis: 0 slice_dim: 1 }",
             "Tile" => "tile_param { tiles: 0 }",
             "WindowData" => {

@@ -52,6 +52,7 @@ pub enum LayerKind {
     PRelu(PReluSpec),
     Pooling(PoolingSpec),
     Power(PowerSpec),
+    Python(PythonSpec),
     Relu(ReluSpec),
     Scale(ScaleSpec),
     Mvn(MvnSpec),

@@ -9,8 +9,8 @@ use sparknet_proto::{
     text,
 };
 
-/// Types that the net cannot have, because their blobs come from outside just as those of Input do.
-const FED: [&str; 5] = ["CoSData", "Data", "ImageData", "MemoryData", "WindowData"];
+/// Types that the net cannot have: their blobs come from outside just as those of Input do, or they are computed there.
+const FED: [&str; 6] = ["CoSData", "Data", "ImageData", "MemoryData", "Python", "WindowData"];
 
 const NET: &str = r#"
 layer { name: "data" type: "DummyData" top: "data" top: "target"
