@@ -283,8 +283,7 @@ pub fn with_input_layers(
                 for (_, shape) in whole {
                     set_batch(shape, batch, &layer.name)?;
                 }
-                layer.kind = LayerKind::Input(InputSpec { shapes });
-                layer.type_name = "Input";
+                *layer = layer.as_input(shapes);
                 continue;
             }
             kind => match kind.batch_size() {
