@@ -80,11 +80,20 @@ impl Plan {
 
     /// Where in the source a record of the stream lies.
     pub fn position(&self, record: u64) -> u64 {
-        let place = if self.shard == Shard::Own {
+        (self.place(record) % u128::from(self.len_records)) as u64
+    }
+
+    /// Which pass over the source a record of the stream belongs to, from 0.
+    pub fn pass(&self, record: u64) -> u64 {
+        (self.place(record) / u128::from(self.len_records)) as u64
+    }
+
+    fn place(&self, record: u64) -> u128 {
+        let record = if self.shard == Shard::Own {
             record / self.world
         } else {
             record
         };
-        ((u128::from(place) + u128::from(self.offset)) % u128::from(self.len_records)) as u64
+        u128::from(record) + u128::from(self.offset)
     }
 }

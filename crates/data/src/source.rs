@@ -21,6 +21,16 @@ pub trait Source: Send {
     /// Moves the cursor `count` records on.
     fn skip(&mut self, count: u64) -> Result<(), DataError>;
 
+    /// Where a record is several arrays, the number of values of each: its floats then hold one array after the other,
+    /// and are neither transformed nor labelled. Empty for records that are values with a label.
+    fn array_lengths(&self) -> &[usize] {
+        &[]
+    }
+
+    /// Says that what is read from now on belongs to pass `pass` over all records, counted from 0: a source that
+    /// shuffles has an order of its own for each.
+    fn begin_pass(&mut self, _pass: u64) {}
+
     /// Reads the record at the cursor into `record`, whose buffers are used again, and moves on. Reading at the end
     /// is an error: who wants to wrap seeks.
     fn read(&mut self, record: &mut Record) -> Result<(), DataError>;

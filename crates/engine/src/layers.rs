@@ -15,6 +15,7 @@ mod flatten;
 mod gradient_check;
 #[cfg(test)]
 mod harness;
+mod hdf5_output;
 mod inner_product;
 mod label;
 mod lrn;
@@ -200,6 +201,8 @@ pub const LAYERS: &[LayerDef] = &[
     eltwise::DEF,
     euclidean_loss::DEF,
     flatten::DEF,
+    feed::HDF5_DATA,
+    hdf5_output::DEF,
     inner_product::DEF,
     feed::INPUT,
     lrn::DEF,
@@ -221,12 +224,15 @@ pub(crate) fn build(kind: &LayerKind) -> Box<dyn Layer> {
         LayerKind::Accuracy(spec) => Box::new(accuracy::Accuracy::new(spec)),
         LayerKind::Concat(spec) => Box::new(concat::Concat::new(spec)),
         LayerKind::Convolution(spec) => Box::new(convolution::Convolution::new(spec)),
-        LayerKind::Data(_) | LayerKind::Input(_) | LayerKind::MemoryData(_) => Box::new(feed::Feed::new()),
+        LayerKind::Data(_) | LayerKind::Hdf5Data(_) | LayerKind::Input(_) | LayerKind::MemoryData(_) => {
+            Box::new(feed::Feed::new())
+        }
         LayerKind::Dropout(spec) => Box::new(dropout::Dropout::new(spec)),
         LayerKind::DummyData(spec) => Box::new(dummy_data::DummyData::new(spec)),
         LayerKind::Eltwise(spec) => Box::new(eltwise::Eltwise::new(spec)),
         LayerKind::EuclideanLoss => Box::new(euclidean_loss::EuclideanLoss::new()),
         LayerKind::Flatten(spec) => Box::new(flatten::Flatten::new(spec)),
+        LayerKind::Hdf5Output(_) => Box::new(hdf5_output::Hdf5Output::new()),
         LayerKind::InnerProduct(spec) => Box::new(inner_product::InnerProduct::new(spec)),
         LayerKind::Lrn(spec) => Box::new(lrn::Lrn::new(spec)),
         LayerKind::Pooling(spec) => Box::new(pooling::Pooling::new(spec)),

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::{
     Error, LayerError, Phase, Shape,
-    layer::{Backward, Blobs, Context, Forward, Layer, Params},
+    layer::{Backward, Blobs, Context, Forward, Layer, Params, RowSink},
     layers,
     lending::Loans,
     params::ParamTable,
@@ -22,7 +22,7 @@ const THREAD_CHUNK: usize = 16 * 1024;
 
 /// Where a net asks for the shapes of data layers that only their data tell.
 pub trait InputShapes {
-    /// The shapes of the tops of `layer`, a `Data` layer.
+    /// The shapes of the tops of `layer`, a `Data` or `HDF5Data` layer.
     ///
     /// # Errors
     /// Data that cannot be opened; the net adds the layer's name.
@@ -87,7 +87,8 @@ pub(crate) struct Blob {
 }
 
 impl Net {
-    /// Builds a net and fills its parameters from `seed`. `inputs` is asked for the shapes of `Data` layers.
+    /// Builds a net and fills its parameters from `seed`. `inputs` is asked for the shapes of `Data` and
+    /// `HDF5Data` layers.
     ///
     /// # Errors
     /// Anything that a user may have written wrongly: unknown bottoms, shapes that do not fit, data that is not there.
@@ -305,6 +306,15 @@ impl Net {
             .params
             .iter()
             .map(|id| (&self.params[*id].shape, self.params[*id].range.clone()))
+    }
+
+    /// Tells layer `layer`, an `HDF5Output`, where its rows go; the answer is whether it is one.
+    pub fn set_row_sink(&mut self, layer: usize, sink: Box<dyn RowSink>) -> bool {
+        let is_output = matches!(self.spec.layers[layer].kind, LayerKind::Hdf5Output(_));
+        if is_output {
+            self.layers[layer].layer.set_row_sink(sink);
+        }
+        is_output
     }
 
     /// What the next pass draws random numbers from: a stream of its own for each value of `pass`.
@@ -563,7 +573,7 @@ impl Net {
 fn is_fed(spec: &LayerSpec) -> bool {
     matches!(
         spec.kind,
-        LayerKind::Data(_) | LayerKind::Input(_) | LayerKind::MemoryData(_)
+        LayerKind::Data(_) | LayerKind::Hdf5Data(_) | LayerKind::Input(_) | LayerKind::MemoryData(_)
     )
 }
 
@@ -581,7 +591,7 @@ fn fed_shapes(spec: &LayerSpec, inputs: &mut dyn InputShapes) -> Result<Option<V
                 Shape::from([data.batch_size]),
             ]
         }
-        LayerKind::Data(_) => inputs.top_shapes(spec).map_err(|source| Error::Input {
+        LayerKind::Data(_) | LayerKind::Hdf5Data(_) => inputs.top_shapes(spec).map_err(|source| Error::Input {
             layer: spec.name.clone(),
             source,
         })?,

@@ -121,7 +121,11 @@ impl Plan {
                 let blob = &self.blobs[*bottom];
                 let fed = matches!(
                     specs[blob.producer].kind,
-                    LayerKind::Data(_) | LayerKind::DummyData(_) | LayerKind::Input(_) | LayerKind::MemoryData(_)
+                    LayerKind::Data(_)
+                        | LayerKind::DummyData(_)
+                        | LayerKind::Hdf5Data(_)
+                        | LayerKind::Input(_)
+                        | LayerKind::MemoryData(_)
                 );
                 plan.in_place = !fed
                     && blob.readers == 1

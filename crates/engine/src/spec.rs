@@ -3,11 +3,13 @@
 //! parameter message.
 
 mod data_layers;
+mod hdf5_layers;
 mod kinds;
 mod solver;
 mod vision_layers;
 
 pub use data_layers::*;
+pub use hdf5_layers::*;
 pub use kinds::*;
 pub use solver::*;
 pub use vision_layers::*;

@@ -241,6 +241,7 @@ fn about(layer: &LayerSpec, shapes: &dyn Fn(&str) -> Option<Vec<usize>>) -> Stri
             };
             text += &format!(" batch {}", spec.batch_size);
         }
+        LayerKind::Hdf5Data(spec) => text += &format!(" batch {}", spec.batch_size),
         LayerKind::MemoryData(spec) => text += &format!(" batch {}", spec.batch_size),
         _ => {}
     }
@@ -280,7 +281,11 @@ fn join<T: ToString>(values: &[T], separator: &str) -> String {
 
 fn colour(kind: &LayerKind) -> Colour {
     match kind {
-        LayerKind::Data(_) | LayerKind::DummyData(_) | LayerKind::Input(_) | LayerKind::MemoryData(_) => {
+        LayerKind::Data(_)
+        | LayerKind::DummyData(_)
+        | LayerKind::Hdf5Data(_)
+        | LayerKind::Input(_)
+        | LayerKind::MemoryData(_) => {
             Colour("#d7eedc", "#5b9a6b")
         }
         LayerKind::Convolution(_) => Colour("#d3e5fa", "#5585bd"),

@@ -7,10 +7,10 @@ use std::{
     sync::Arc,
 };
 
-use sparknet_data::{Backend, Batch, BatchConfig, BatchReader, End, Rows, Shard};
+use sparknet_data::{Backend, Batch, BatchConfig, BatchReader, End, Hdf5Source, Rows, Shard};
 use sparknet_engine::{
     InputShapes, Net, Phase, Shape,
-    spec::{DataBackend, LayerKind, LayerSpec, TransformSpec},
+    spec::{DataBackend, Hdf5DataSpec, LayerKind, LayerSpec, TransformSpec},
 };
 
 use crate::{Error, job::resolve};
@@ -70,6 +70,37 @@ impl FeedOpener {
         }
     }
 
+    /// What a reader of `source` is told, where nothing feeds its layer in the source's place.
+    fn config(&self, source: &Path, batch_size: usize) -> BatchConfig {
+        let FeedSettings {
+            folder,
+            phase,
+            rank,
+            world,
+            seed,
+            positions_batches,
+            max_batches,
+            rows: _,
+            fed_by_program: _,
+            folder: _,
+            repeat,
+        } = &self.settings;
+        let is_train = *phase == Phase::Train;
+        BatchConfig {
+            source: source.to_owned(),
+            batch_size,
+            phase_train: is_train,
+            rank: *rank,
+            world: *world,
+            seed: *seed,
+            start_batches: positions_batches.get(self.readers.len()).copied().unwrap_or(0),
+            end: if is_train || *repeat { End::Wrap } else { End::Stop },
+            shard: if is_train { Shard::Records } else { Shard::Batches },
+            max_batches: *max_batches,
+            ..BatchConfig::default()
+        }
+    }
+
     fn open(
         &self,
         source: &Path,
@@ -79,28 +110,14 @@ impl FeedOpener {
         rand_skip: usize,
         transform: &TransformSpec,
     ) -> Result<BatchReader, Error> {
-        let FeedSettings {
-            folder,
-            phase,
-            rank,
-            world,
-            seed,
-            positions_batches,
-            max_batches,
-            rows,
-            fed_by_program: _,
-            repeat,
-        } = &self.settings;
-        let is_train = *phase == Phase::Train;
+        let FeedSettings { folder, rows, .. } = &self.settings;
         if rows.is_some() && !self.readers.is_empty() {
             return Err(Error::Usage(
                 "the net has two data layers in one phase, but rows feed one: keep one".to_owned(),
             ));
         }
-        let config = BatchConfig {
-            source: rows.as_ref().map_or(source, |rows| rows.name()).to_owned(),
+        let mut config = BatchConfig {
             backend,
-            batch_size,
             transform: sparknet_data::TransformSpec {
                 scale: transform.scale,
                 mirror: transform.mirror,
@@ -110,31 +127,45 @@ impl FeedOpener {
                 force_color: transform.force_color,
                 force_gray: transform.force_gray,
             },
-            phase_train: is_train,
-            rank: *rank,
-            world: *world,
-            seed: *seed,
-            start_batches: positions_batches.get(self.readers.len()).copied().unwrap_or(0),
             prefetch,
-            end: if is_train || *repeat { End::Wrap } else { End::Stop },
-            shard: match (rows, is_train) {
-                (Some(_), _) => Shard::Own,
-                (None, true) => Shard::Records,
-                (None, false) => Shard::Batches,
-            },
-            max_batches: *max_batches,
             rand_skip: rand_skip as u64,
+            ..self.config(source, batch_size)
         };
         Ok(match rows {
-            Some(rows) => BatchReader::with_source(config, rows.source())?,
+            Some(rows) => {
+                config.source = rows.name().to_owned();
+                config.shard = Shard::Own;
+                BatchReader::with_source(config, rows.source())?
+            }
             None => BatchReader::open(config)?,
         })
     }
 
-    /// Opens the reader of a Data layer and returns the shapes of its tops.
+    /// Opens the reader of an HDF5Data layer and returns the shapes of its tops.
+    fn open_hdf5(&mut self, layer: &LayerSpec, data: &Hdf5DataSpec) -> Result<Vec<Shape>, Error> {
+        if self.settings.rows.is_some() {
+            return Err(Error::Feed {
+                layer: layer.name.clone(),
+                fact: "rows cannot feed an HDF5Data layer: use a Data or MemoryData layer".to_owned(),
+            });
+        }
+        let list = resolve(&data.source, &self.settings.folder);
+        let source = Hdf5Source::open(&list, &layer.tops, data.shuffle.then_some(self.settings.seed))?;
+        let shapes = source.row_shapes().iter();
+        let shapes = shapes.map(|row| Shape::new([&[data.batch_size], row.as_slice()].concat()));
+        let shapes = shapes.collect();
+        let config = self.config(&list, data.batch_size);
+        let reader = BatchReader::with_source(config, Box::new(source))?;
+        self.readers.insert(layer.name.clone(), reader);
+        Ok(shapes)
+    }
+
+    /// Opens the reader of a Data or HDF5Data layer and returns the shapes of its tops.
     fn open_layer(&mut self, layer: &LayerSpec) -> Result<Vec<Shape>, Error> {
-        let LayerKind::Data(data) = &layer.kind else {
-            return Ok(Vec::new());
+        let data = match &layer.kind {
+            LayerKind::Data(data) => data,
+            LayerKind::Hdf5Data(data) => return self.open_hdf5(layer, data),
+            _ => return Ok(Vec::new()),
         };
         let source = resolve(&data.source, &self.settings.folder);
         let backend = match data.backend {
@@ -168,7 +199,7 @@ impl FeedOpener {
             .spec()
             .layers
             .iter()
-            .filter(|layer| matches!(layer.kind, LayerKind::Data(_)))
+            .filter(|layer| matches!(layer.kind, LayerKind::Data(_) | LayerKind::Hdf5Data(_)))
         {
             self.open_layer(layer)?;
         }
@@ -186,11 +217,13 @@ impl FeedOpener {
                 layer: spec.name.clone(),
                 fact,
             };
+            let mut opened = |batch_size: usize| match self.readers.remove(&spec.name) {
+                Some(reader) => Ok((reader, batch_size)),
+                None => Err(no_data("two data layers have this name: rename one".to_owned())),
+            };
             let (reader, batch_size) = match &spec.kind {
-                LayerKind::Data(data) => match self.readers.remove(&spec.name) {
-                    Some(reader) => (reader, data.batch_size),
-                    None => return Err(no_data("two data layers have this name: rename one".to_owned())),
-                },
+                LayerKind::Data(data) => opened(data.batch_size)?,
+                LayerKind::Hdf5Data(data) => opened(data.batch_size)?,
                 LayerKind::MemoryData(data) => {
                     let Some(source) = &data.source else {
                         if self.settings.fed_by_program {
@@ -252,7 +285,7 @@ impl Feeds {
         let mut filled = None;
         for feed in &mut self.feeds {
             let used = std::mem::take(&mut feed.batch);
-            if !used.data.is_empty() {
+            if used.count > 0 {
                 feed.reader.recycle(used);
             }
             let Some(batch) = feed.reader.next()? else {
@@ -262,8 +295,11 @@ impl Feeds {
             feed.taken_batches += 1;
             filled = Some((feed.batch.count, feed.batch.index));
             feed.reshape(net)?;
-            let values = [&mut feed.batch.data, &mut feed.batch.labels];
-            for (top, values) in values.into_iter().enumerate().take(feed.tops) {
+            let Batch {
+                data, labels, arrays, ..
+            } = &mut feed.batch;
+            let values = arrays.iter_mut().chain([data, labels]);
+            for (top, values) in values.enumerate().take(feed.tops) {
                 if !net.swap_feed(feed.layer, top, values) {
                     let spec = &net.spec().layers[feed.layer];
                     return Err(Error::Feed {

@@ -7,6 +7,7 @@ pub mod evaluation;
 pub mod events;
 pub mod feeds;
 pub mod job;
+pub mod outputs;
 pub mod packed;
 pub mod predict;
 pub mod rows;

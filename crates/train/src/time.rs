@@ -10,7 +10,7 @@ use sparknet_engine::{
     InputShapes, Net, NetSpec, Phase, Shape, Solver, SolverSpec,
     net::NoData,
     random,
-    spec::{InputSpec, LayerKind, LayerSpec, TransformSpec},
+    spec::{Hdf5DataSpec, InputSpec, LayerKind, LayerSpec, TransformSpec},
 };
 use sparknet_proto::caffe::SolverParameter;
 
@@ -248,7 +248,7 @@ fn solver_spec() -> Result<SolverSpec, Error> {
     })?)
 }
 
-/// The net with Input layers where it has Data and MemoryData layers, so that it can be built without its data.
+/// The net with Input layers where it has Data, HDF5Data and MemoryData layers, so that it can be built without its data.
 /// `batch` overrides the first extent of every input, `input_shape` (c, h, w) the shape of the data layers' records.
 ///
 /// # Errors
@@ -277,6 +277,15 @@ pub fn with_input_layers(
                     .iter_mut()
                     .try_for_each(|(shape, _)| set_batch(shape, batch, &layer.name))?;
                 layer.kind = LayerKind::DummyData(data);
+                continue;
+            }
+            LayerKind::Hdf5Data(data) => {
+                let mut shapes = array_shapes(net, layer, data, input_shape)?;
+                shapes
+                    .iter_mut()
+                    .try_for_each(|shape| set_batch(shape, batch, &layer.name))?;
+                layer.kind = LayerKind::Input(InputSpec { shapes });
+                layer.type_name = "Input";
                 continue;
             }
             _ => continue,
@@ -324,22 +333,7 @@ fn record_shape(net: &NetSource, layer: &LayerSpec) -> Result<[usize; 3], Error>
             })
         }
         LayerKind::Data(data) if resolve(&data.source, &net.folder).exists() => {
-            let mut opener = FeedOpener::new(FeedSettings {
-                folder: net.folder.clone(),
-                phase: net.spec.state.phase,
-                rank: 0,
-                world: 1,
-                seed: SEED,
-                positions_batches: Vec::new(),
-                max_batches: None,
-                rows: None,
-                fed_by_program: false,
-                repeat: false,
-            });
-            let shapes = opener.top_shapes(layer).map_err(|cause| Error::Feed {
-                layer: layer.name.clone(),
-                fact: cause.to_string(),
-            })?;
+            let shapes = shapes_of_data(net, layer)?;
             match shapes[0].dims() {
                 [_, channels, height, width] => Ok([*channels, *height, *width]),
                 _ => Err(unknown_shape(layer, &data.source)),
@@ -348,6 +342,44 @@ fn record_shape(net: &NetSource, layer: &LayerSpec) -> Result<[usize; 3], Error>
         LayerKind::Data(data) => guessed_shape(&data.transform).ok_or_else(|| unknown_shape(layer, &data.source)),
         _ => Err(unknown_shape(layer, "its source")),
     }
+}
+
+/// The shapes of an HDF5Data layer's tops: from its files if they are there, else records and labels.
+fn array_shapes(
+    net: &NetSource,
+    layer: &LayerSpec,
+    data: &Hdf5DataSpec,
+    input_shape: Option<[usize; 3]>,
+) -> Result<Vec<Shape>, Error> {
+    match input_shape {
+        _ if resolve(&data.source, &net.folder).exists() => shapes_of_data(net, layer),
+        Some([channels, height, width]) => {
+            let mut shapes = vec![Shape::from([data.batch_size]); layer.tops.len()];
+            shapes[0] = Shape::from([data.batch_size, channels, height, width]);
+            Ok(shapes)
+        }
+        None => Err(unknown_shape(layer, &data.source)),
+    }
+}
+
+/// The shapes that a data layer's data give its tops.
+fn shapes_of_data(net: &NetSource, layer: &LayerSpec) -> Result<Vec<Shape>, Error> {
+    let mut opener = FeedOpener::new(FeedSettings {
+        folder: net.folder.clone(),
+        phase: net.spec.state.phase,
+        rank: 0,
+        world: 1,
+        seed: SEED,
+        positions_batches: Vec::new(),
+        max_batches: None,
+        rows: None,
+        fed_by_program: false,
+        repeat: false,
+    });
+    opener.top_shapes(layer).map_err(|cause| Error::Feed {
+        layer: layer.name.clone(),
+        fact: cause.to_string(),
+    })
 }
 
 fn unknown_shape(layer: &LayerSpec, source: &str) -> Error {

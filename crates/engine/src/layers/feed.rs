@@ -1,10 +1,10 @@
-//! Data, Input and MemoryData: blobs that are filled from outside the net.
+//! Data, HDF5Data, Input and MemoryData: blobs that are filled from outside the net.
 
 use super::{Arity, LayerDef};
 use crate::{
     LayerError, Shape,
     layer::{Backward, Forward, Layer},
-    spec::{DataSpec, InputSpec, MemoryDataSpec},
+    spec::{DataSpec, Hdf5DataSpec, InputSpec, MemoryDataSpec},
 };
 
 /// The registry's entry of Data.
@@ -14,6 +14,17 @@ pub(super) const DATA: LayerDef = LayerDef {
     bottoms: Arity::Exactly(0),
     tops: Arity::Between(1, 2),
     parse: DataSpec::parse,
+    #[cfg(test)]
+    gradients: super::Gradients::None("it has no bottom"),
+};
+
+/// The registry's entry of HDF5Data.
+pub(super) const HDF5_DATA: LayerDef = LayerDef {
+    type_name: "HDF5Data",
+    summary: "rows of arrays in HDF5 files, one array a top, fed from outside the net",
+    bottoms: Arity::Exactly(0),
+    tops: Arity::AtLeast(1),
+    parse: Hdf5DataSpec::parse,
     #[cfg(test)]
     gradients: super::Gradients::None("it has no bottom"),
 };

@@ -429,6 +429,8 @@ fn valid_params(def: &LayerDef) -> &'static str {
         Gradients::None(_) => match def.type_name {
             "Data" => "data_param { source: 'db' batch_size: 1 }",
             "DummyData" => "dummy_data_param { shape { dim: 1 } }",
+            "HDF5Data" => "hdf5_data_param { source: 'list' batch_size: 1 }",
+            "HDF5Output" => "hdf5_output_param { file_name: 'f.h5' }",
             "Input" => "input_param { shape { dim: 1 } }",
             "MemoryData" => "memory_data_param { batch_size: 1 channels: 1 height: 1 width: 1 }",
             _ => "",
@@ -495,6 +497,8 @@ fn wrong_fields_are_refused_by_name() {
             "Dropout" => "dropout_param { dropout_ratio: 1 }",
             "DummyData" => "dummy_data_param { shape { dim: -1 } }",
             "Eltwise" => "eltwise_param { operation: MAX coeff: 1 coeff: 2 }",
+            "HDF5Data" => "hdf5_data_param { batch_size: 1 }",
+            "HDF5Output" => "hdf5_output_param { }",
             "InnerProduct" => "inner_product_param { num_output: 0 }",
             "Input" => "input_param { shape { dim: 3 dim: -1 } }",
             "LRN" => "lrn_param { local_size: 4 }",

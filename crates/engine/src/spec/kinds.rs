@@ -5,7 +5,10 @@ use sparknet_proto::caffe::{
     self, FillerParameter, LayerParameter, eltwise_parameter, filler_parameter, loss_parameter,
 };
 
-use super::{ConvolutionSpec, DataSpec, DummyDataSpec, InputSpec, LrnSpec, MemoryDataSpec, PoolingSpec};
+use super::{
+    ConvolutionSpec, DataSpec, DummyDataSpec, Hdf5DataSpec, Hdf5OutputSpec, InputSpec, LrnSpec, MemoryDataSpec,
+    PoolingSpec,
+};
 use crate::{
     Shape,
     filler::{Filler, VarianceNorm},
@@ -24,6 +27,8 @@ pub enum LayerKind {
     Eltwise(EltwiseSpec),
     EuclideanLoss,
     Flatten(FlattenSpec),
+    Hdf5Data(Hdf5DataSpec),
+    Hdf5Output(Hdf5OutputSpec),
     InnerProduct(InnerProductSpec),
     Input(InputSpec),
     Lrn(LrnSpec),

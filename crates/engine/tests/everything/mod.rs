@@ -9,7 +9,7 @@ use sparknet_proto::{
 };
 
 /// Types that the net cannot have, because their blobs come from outside just as those of Input do.
-const FED: [&str; 2] = ["Data", "MemoryData"];
+const FED: [&str; 3] = ["Data", "HDF5Data", "MemoryData"];
 
 const NET: &str = r#"
 layer { name: "data" type: "DummyData" top: "data" top: "target"
@@ -48,6 +48,7 @@ layer { name: "accuracy" type: "Accuracy" bottom: "ip2" bottom: "label" top: "ac
 layer { name: "prob" type: "Softmax" bottom: "ip2" top: "prob" }
 layer { name: "distance" type: "EuclideanLoss" bottom: "prob" bottom: "target" top: "distance" loss_weight: 0.1 }
 layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip2" bottom: "label" top: "loss" }
+layer { name: "rows" type: "HDF5Output" bottom: "ip2" bottom: "label" hdf5_output_param { file_name: "unused.h5" } }
 layer { name: "silence" type: "Silence" bottom: "right" }
 "#;
 
