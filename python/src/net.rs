@@ -275,7 +275,13 @@ impl PyNet {
     fn save_hdf5(&self, py: Python<'_>, path: PathBuf, write_diff: bool) -> PyResult<()> {
         self.handle.compute(py, false, |net| {
             let gradients = write_diff.then(|| net.gradient_arena());
-            Ok(checkpoint::write_weights(net, &path, SnapshotFormat::Hdf5, net.param_arena(), gradients)?)
+            Ok(checkpoint::write_weights(
+                net,
+                &path,
+                SnapshotFormat::Hdf5,
+                net.param_arena(),
+                gradients,
+            )?)
         })
     }
 

@@ -95,7 +95,9 @@ impl Hdf5Source {
         for name in &self.arrays {
             let dataset = find(&file, &path, name)?;
             let Some((&rows, shape)) = dataset.dims().split_first() else {
-                return Err(wrong(format!("its dataset '{name}' is a single value: make it an array of rows")));
+                return Err(wrong(format!(
+                    "its dataset '{name}' is a single value: make it an array of rows"
+                )));
             };
             if *file_rows.get_or_insert(rows) != rows {
                 return Err(wrong(format!(
@@ -114,7 +116,9 @@ impl Hdf5Source {
             for (shape, name) in row_shapes.iter().zip(&self.arrays) {
                 let length = shape.iter().try_fold(1usize, |length, &size| length.checked_mul(size));
                 let Some(length) = length.filter(|&length| length > 0) else {
-                    return Err(wrong(format!("a row of its dataset '{name}' has no values: make the file again")));
+                    return Err(wrong(format!(
+                        "a row of its dataset '{name}' has no values: make the file again"
+                    )));
                 };
                 self.row_lengths.push(length);
             }
@@ -150,7 +154,10 @@ impl Hdf5Source {
         };
         if self.order.rows.as_ref().is_none_or(|(ordered, _)| *ordered != file) {
             let key = draw(seed, self.pass, Draw::Shuffle, u64::MAX);
-            let rows = shuffled(self.files[file].rows, draw(key, file as u64 + 1, Draw::Shuffle, u64::MAX));
+            let rows = shuffled(
+                self.files[file].rows,
+                draw(key, file as u64 + 1, Draw::Shuffle, u64::MAX),
+            );
             self.order.rows = Some((file, rows));
         }
         self.order.rows.as_ref().map(|(_, rows)| (file, rows[row as usize]))
@@ -172,7 +179,9 @@ impl Hdf5Source {
             if values.len() as u64 != rows * *length as u64 {
                 return Err(DataError::Hdf5 {
                     path: path.clone(),
-                    detail: format!("its dataset '{name}' has changed since it was opened: leave it alone while it is read"),
+                    detail: format!(
+                        "its dataset '{name}' has changed since it was opened: leave it alone while it is read"
+                    ),
                 });
             }
             arrays.push(values);
@@ -281,7 +290,11 @@ fn read_list(list: &Path) -> Result<Vec<PathBuf>, DataError> {
         .map(|name| {
             let here = PathBuf::from(name);
             let beside = folder.join(name);
-            if !here.exists() && beside.exists() { beside } else { here }
+            if !here.exists() && beside.exists() {
+                beside
+            } else {
+                here
+            }
         })
         .collect();
     if paths.is_empty() {
@@ -303,7 +316,11 @@ fn find<'f>(file: &'f File, path: &Path, name: &str) -> Result<Dataset<'f>, Data
         Some(Object::Dataset(dataset)) => Ok(dataset),
         found => {
             let names: Vec<&str> = root.names().take(20).collect();
-            let what = if found.is_some() { "is a group" } else { "does not exist" };
+            let what = if found.is_some() {
+                "is a group"
+            } else {
+                "does not exist"
+            };
             Err(DataError::Hdf5 {
                 path: path.to_path_buf(),
                 detail: format!(

@@ -91,7 +91,9 @@ impl Hdf5RowsWriter {
         let rows = std::mem::take(&mut self.rows);
         let mut root = NewGroup::default();
         for ((name, spill), shape) in NAMES.iter().zip(&mut self.spills).zip(&row_shapes) {
-            spill.flush().map_err(|cause| DataError::io("write", &self.path, cause))?;
+            spill
+                .flush()
+                .map_err(|cause| DataError::io("write", &self.path, cause))?;
             // Caffe's blobs are written with four axes at least.
             let mut dims = vec![rows];
             dims.extend(shape);

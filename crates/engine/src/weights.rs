@@ -55,7 +55,12 @@ impl Net {
             let Some(index) = self.spec().layers.iter().position(|layer| layer.name == source.name()) else {
                 continue;
             };
-            if source.blobs.is_empty() && self.layer_params(index).iter().all(|id| self.params()[*id].layer != index) {
+            if source.blobs.is_empty()
+                && self
+                    .layer_params(index)
+                    .iter()
+                    .all(|id| self.params()[*id].layer != index)
+            {
                 // Without parameters, or with those of other layers alone, which HDF5 files leave out.
                 continue;
             }

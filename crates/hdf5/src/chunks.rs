@@ -49,7 +49,11 @@ impl Filter {
             let name_bytes = if has_name { usize::from(rest.u16()?) } else { 0 };
             rest.u16()?;
             let values = usize::from(rest.u16()?);
-            let padding = if version == 1 { name_bytes.next_multiple_of(8) - name_bytes } else { 0 };
+            let padding = if version == 1 {
+                name_bytes.next_multiple_of(8) - name_bytes
+            } else {
+                0
+            };
             let name = text(rest.take(name_bytes)?)?;
             rest.take(padding)?;
             let mut first = None;
@@ -82,7 +86,9 @@ pub fn list(file: &File, tree: u64, chunk_dims: &[u64], dims: &[u64]) -> Result<
     // Neither nodes nor chunks overlap.
     let mut bytes_left = file.length();
     walk(file, tree, None, chunk_dims, dims, &mut bytes_left, &mut chunks)?;
-    let stored = chunks.iter().fold(0u64, |sum, chunk| sum.saturating_add(chunk.stored_bytes));
+    let stored = chunks
+        .iter()
+        .fold(0u64, |sum, chunk| sum.saturating_add(chunk.stored_bytes));
     if stored > file.length() {
         return Err(damaged("chunks of an array overlap"));
     }
@@ -110,7 +116,9 @@ fn walk(
         let offsets = (0..dims.len()).map(|_| key.u64()).collect::<Result<Vec<_>, _>>()?;
         let is_inside = (0..dims.len()).all(|i| offsets[i] < dims[i] && offsets[i].is_multiple_of(chunk_dims[i]));
         if !is_inside {
-            return Err(damaged(format!("a chunk lies at {offsets:?} of an array of shape {dims:?}")));
+            return Err(damaged(format!(
+                "a chunk lies at {offsets:?} of an array of shape {dims:?}"
+            )));
         }
         chunks.push(Chunk {
             offsets,
@@ -124,7 +132,9 @@ fn walk(
 
 /// The most bytes that the chunks can hold between them.
 pub fn unpacked_limit(chunks: &[Chunk], chunk_bytes: u64) -> u64 {
-    let limits = chunks.iter().map(|chunk| chunk_bytes.min(chunk.stored_bytes * MAX_ZLIB_RATIO));
+    let limits = chunks
+        .iter()
+        .map(|chunk| chunk_bytes.min(chunk.stored_bytes * MAX_ZLIB_RATIO));
     limits.fold(0, u64::saturating_add)
 }
 
@@ -155,7 +165,10 @@ impl Chunk {
             }
         }
         if bytes.len() as u64 != chunk_bytes {
-            return Err(damaged(format!("a chunk has {} bytes instead of {chunk_bytes}", bytes.len())));
+            return Err(damaged(format!(
+                "a chunk has {} bytes instead of {chunk_bytes}",
+                bytes.len()
+            )));
         }
         Ok(bytes)
     }

@@ -101,7 +101,10 @@ impl<'f> Dataset<'f> {
         let size = self.datatype.size() as u64;
         let total = self.dims.iter().try_fold(size, |total, dim| total.checked_mul(*dim));
         let Some(total) = total.filter(|total| *total <= i64::MAX as u64) else {
-            return Err(damaged(format!("an array of shape {:?} is larger than any disk", self.dims)));
+            return Err(damaged(format!(
+                "an array of shape {:?} is larger than any disk",
+                self.dims
+            )));
         };
         match &self.layout {
             _ if total == 0 => Ok(Vec::new()),
@@ -134,7 +137,8 @@ impl<'f> Dataset<'f> {
             )));
         }
         let mut raw = Vec::new();
-        raw.try_reserve_exact(total as usize).map_err(|_| Error::TooLarge(total))?;
+        raw.try_reserve_exact(total as usize)
+            .map_err(|_| Error::TooLarge(total))?;
         raw.resize(total as usize, 0);
         if !self.fill_value.is_empty() {
             for element in raw.chunks_exact_mut(self.fill_value.len()) {
@@ -168,7 +172,9 @@ fn read_layout(message: &[u8], axes: usize) -> Result<Layout, Error> {
     let mut rest = Bytes(message);
     let (version, class) = (rest.u8()?, rest.u8()?);
     match (version, class) {
-        (1 | 2, _) => Err(Error::Unsupported("an array in a layout from before HDF5 1.6.3".to_owned())),
+        (1 | 2, _) => Err(Error::Unsupported(
+            "an array in a layout from before HDF5 1.6.3".to_owned(),
+        )),
         (3..=5, 0) => {
             let size = rest.u16()?;
             Ok(Layout::Compact(rest.take(usize::from(size))?.to_vec()))
@@ -188,9 +194,15 @@ fn read_layout(message: &[u8], axes: usize) -> Result<Layout, Error> {
             }
             Ok(Layout::Chunked { tree, chunk_dims })
         }
-        (4 | 5, 2) => Err(Error::Unsupported("an array in chunks as HDF5 1.10 indexes them".to_owned())),
-        (3..=5, 3) => Err(Error::Unsupported("an array that is made of those of other files".to_owned())),
-        _ => Err(damaged(format!("an array's layout has version {version} and class {class}"))),
+        (4 | 5, 2) => Err(Error::Unsupported(
+            "an array in chunks as HDF5 1.10 indexes them".to_owned(),
+        )),
+        (3..=5, 3) => Err(Error::Unsupported(
+            "an array that is made of those of other files".to_owned(),
+        )),
+        _ => Err(damaged(format!(
+            "an array's layout has version {version} and class {class}"
+        ))),
     }
 }
 

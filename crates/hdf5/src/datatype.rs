@@ -5,10 +5,19 @@ use crate::{Error, bytes::Bytes};
 /// The type of an array's elements.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Datatype {
-    Integer { size: usize, signed: bool, big_endian: bool },
-    Float { size: usize, big_endian: bool },
+    Integer {
+        size: usize,
+        signed: bool,
+        big_endian: bool,
+    },
+    Float {
+        size: usize,
+        big_endian: bool,
+    },
     /// So many bytes each.
-    Text { size: usize },
+    Text {
+        size: usize,
+    },
 }
 
 impl Datatype {
@@ -26,7 +35,11 @@ impl Datatype {
                     return unsupported("integers of an unusual size");
                 }
                 let signed = bits[0] & 8 != 0;
-                Ok(Self::Integer { size, signed, big_endian })
+                Ok(Self::Integer {
+                    size,
+                    signed,
+                    big_endian,
+                })
             }
             1 => {
                 let (_, precision) = (rest.u16()?, rest.u16()?);
@@ -81,7 +94,12 @@ impl Datatype {
     }
 
     fn integers<T>(self, raw: &[u8], convert: impl Fn(i128) -> T) -> Result<Vec<T>, Error> {
-        let Self::Integer { size, signed, big_endian } = self else {
+        let Self::Integer {
+            size,
+            signed,
+            big_endian,
+        } = self
+        else {
             return Err(self.mismatch("integers"));
         };
         match (size, signed) {

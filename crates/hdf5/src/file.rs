@@ -56,7 +56,13 @@ impl File {
                 let numbers = self.bytes(if start == 0 { 24 } else { 28 }, 48)?;
                 let mut numbers = Bytes(&numbers);
                 // The base address, that of free space, the end, that of the driver, and the root's entry.
-                let (_, _, end, _, _) = (numbers.u64()?, numbers.u64()?, numbers.u64()?, numbers.u64()?, numbers.u64()?);
+                let (_, _, end, _, _) = (
+                    numbers.u64()?,
+                    numbers.u64()?,
+                    numbers.u64()?,
+                    numbers.u64()?,
+                    numbers.u64()?,
+                );
                 ([head[0], head[1]], end, numbers.u64()?)
             }
             2 | 3 => {
@@ -111,7 +117,9 @@ impl File {
         let start = self.base.checked_add(address).filter(|_| address != UNDEFINED);
         let start = start.filter(|start| start.checked_add(count).is_some_and(|end| end <= self.length));
         let Some(start) = start else {
-            return Err(damaged(format!("it refers to {count} bytes at {address}, behind its end")));
+            return Err(damaged(format!(
+                "it refers to {count} bytes at {address}, behind its end"
+            )));
         };
         let mut bytes = Vec::new();
         bytes

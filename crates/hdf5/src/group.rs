@@ -151,7 +151,9 @@ fn check_compact(info: &[u8]) -> Result<(), Error> {
         info.u64()?;
     }
     if info.u64()? != UNDEFINED {
-        return Err(Error::Unsupported("a group whose members lie in a fractal heap".to_owned()));
+        return Err(Error::Unsupported(
+            "a group whose members lie in a fractal heap".to_owned(),
+        ));
     }
     Ok(())
 }

@@ -127,19 +127,34 @@ impl<'a> NewDataset<'a> {
 
     /// An array of one integer.
     pub fn i32(value: i32) -> Self {
-        Self::new(Some(&[1]), &integer(4, true), Content::Bytes(value.to_le_bytes().to_vec()), 4)
+        Self::new(
+            Some(&[1]),
+            &integer(4, true),
+            Content::Bytes(value.to_le_bytes().to_vec()),
+            4,
+        )
     }
 
     /// An array of one integer.
     pub fn i64(value: i64) -> Self {
-        Self::new(Some(&[1]), &integer(8, true), Content::Bytes(value.to_le_bytes().to_vec()), 8)
+        Self::new(
+            Some(&[1]),
+            &integer(8, true),
+            Content::Bytes(value.to_le_bytes().to_vec()),
+            8,
+        )
     }
 
     /// An array of integers.
     pub fn u64s(values: &[u64]) -> Self {
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         let length = bytes.len();
-        Self::new(Some(&[values.len() as u64]), &integer(8, false), Content::Bytes(bytes), length)
+        Self::new(
+            Some(&[values.len() as u64]),
+            &integer(8, false),
+            Content::Bytes(bytes),
+            length,
+        )
     }
 
     /// A text, with a NUL at its end.
@@ -164,12 +179,8 @@ impl<'a> NewDataset<'a> {
 
 /// IEEE floats of 32 bits: class and version, little-endian with an implied leading bit and the sign at 31, size, first
 /// bit and number of bits, place and size of exponent and fraction, bias of the exponent.
-const FLOAT_32: &[u8] = &[
-    0x11, 0x20, 31, 0, 4, 0, 0, 0, 0, 0, 32, 0, 23, 8, 0, 23, 127, 0, 0, 0,
-];
-const FLOAT_64: &[u8] = &[
-    0x11, 0x20, 63, 0, 8, 0, 0, 0, 0, 0, 64, 0, 52, 11, 0, 52, 0xff, 3, 0, 0,
-];
+const FLOAT_32: &[u8] = &[0x11, 0x20, 31, 0, 4, 0, 0, 0, 0, 0, 32, 0, 23, 8, 0, 23, 127, 0, 0, 0];
+const FLOAT_64: &[u8] = &[0x11, 0x20, 63, 0, 8, 0, 0, 0, 0, 0, 64, 0, 52, 11, 0, 52, 0xff, 3, 0, 0];
 
 /// Little-endian integers.
 fn integer(size: u8, signed: bool) -> Vec<u8> {
@@ -185,7 +196,9 @@ impl Content<'_> {
             Self::F64(values) => values.iter().try_for_each(|value| out.write_all(&value.to_le_bytes())),
             Self::Stream(stream) => {
                 if io::copy(&mut stream.take(length_bytes), out)? < length_bytes {
-                    return Err(io::Error::other("values that were to be written are not there any more"));
+                    return Err(io::Error::other(
+                        "values that were to be written are not there any more",
+                    ));
                 }
                 Ok(())
             }

@@ -12,7 +12,9 @@ fn here(name: &str) -> PathBuf {
 }
 
 fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/snapshots").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../golden/snapshots")
+        .join(name)
 }
 
 fn dataset<'f>(root: &Group<'f>, name: &str) -> Dataset<'f> {

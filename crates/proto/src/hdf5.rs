@@ -30,7 +30,9 @@ pub fn is_hdf5(path: &Path) -> bool {
     // A pipe can be read only once, and nobody writes HDF5 into one.
     let is_file = fs::metadata(path).is_ok_and(|metadata| metadata.is_file());
     let mut start = [0; sparknet_hdf5::SIGNATURE.len()];
-    is_file && File::open(path).is_ok_and(|mut file| file.read_exact(&mut start).is_ok()) && start == sparknet_hdf5::SIGNATURE
+    is_file
+        && File::open(path).is_ok_and(|mut file| file.read_exact(&mut start).is_ok())
+        && start == sparknet_hdf5::SIGNATURE
 }
 
 /// Writes a net's weights, and the gradients where its blobs have any, whole or not at all. Blobs without values are
@@ -44,13 +46,18 @@ pub fn write_weights(path: &Path, net: &NetParameter) -> Result<(), Error> {
     for layer in &net.layer {
         let layer_path = |top: &str| {
             let name = layer.name();
-            let is_path = !name.is_empty() && name.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
+            let is_path = !name.is_empty()
+                && name
+                    .split('/')
+                    .all(|part| !part.is_empty() && part != "." && part != "..");
             if is_path && !name.contains('\0') {
                 Ok(format!("{top}/{name}"))
             } else {
                 Err(bad(
                     path,
-                    format!("HDF5 has no path for a layer named '{name}': rename the layer, or set snapshot_format BINARYPROTO"),
+                    format!(
+                        "HDF5 has no path for a layer named '{name}': rename the layer, or set snapshot_format BINARYPROTO"
+                    ),
                 ))
             }
         };
@@ -78,37 +85,33 @@ pub fn write_weights(path: &Path, net: &NetParameter) -> Result<(), Error> {
 /// As [`write_weights`].
 pub fn write_state(path: &Path, state: &SolverState) -> Result<(), Error> {
     let mut root = NewGroup::default();
-    let mut add = |place: &str, dataset: NewDataset<'_>| {
-        // No two places are the same here.
-        root.insert(place, dataset)
-            .map_err(|cause| bad(path, cause.to_string()))
-    };
-    add("iter", NewDataset::i32(state.iter()))?;
-    add("learned_net", NewDataset::text(state.learned_net()))?;
-    add("current_step", NewDataset::i32(state.current_step()))?;
+    insert(&mut root, path, "iter", NewDataset::i32(state.iter()))?;
+    insert(&mut root, path, "learned_net", NewDataset::text(state.learned_net()))?;
+    insert(&mut root, path, "current_step", NewDataset::i32(state.current_step()))?;
     if let Some(seed) = state.run_seed {
-        add("run_seed", NewDataset::i64(seed))?;
+        insert(&mut root, path, "run_seed", NewDataset::i64(seed))?;
     }
     if let Some(sync) = &state.run_sync {
-        add("run_sync", NewDataset::text(sync))?;
+        insert(&mut root, path, "run_sync", NewDataset::text(sync))?;
     }
-    root.group_at("history").map_err(|cause| bad(path, cause.to_string()))?;
     add_blobs(&mut root, path, "history", &state.history)?;
     for (rank, worker) in state.worker.iter().enumerate() {
         let place = format!("worker/{rank}");
         root.group_at(&place).map_err(|cause| bad(path, cause.to_string()))?;
-        add_blobs(&mut root, path, &format!("{place}/history"), &worker.history)?;
-        add_blobs(&mut root, path, &format!("{place}/weight"), &worker.weight)?;
+        if !worker.history.is_empty() {
+            add_blobs(&mut root, path, &format!("{place}/history"), &worker.history)?;
+        }
+        if !worker.weight.is_empty() {
+            add_blobs(&mut root, path, &format!("{place}/weight"), &worker.weight)?;
+        }
         let positions = &worker.data_position_batches;
         if !positions.is_empty() {
             let dataset = NewDataset::u64s(positions);
-            root.insert(&format!("{place}/data_position_batches"), dataset)
-                .map_err(|cause| bad(path, cause.to_string()))?;
+            insert(&mut root, path, &format!("{place}/data_position_batches"), dataset)?;
         }
         if !worker.recent_loss.is_empty() {
-            let dims = [worker.recent_loss.len() as u64];
-            root.insert(&format!("{place}/recent_loss"), NewDataset::f32s(&dims, &worker.recent_loss))
-                .map_err(|cause| bad(path, cause.to_string()))?;
+            let dataset = NewDataset::f32s(&[worker.recent_loss.len() as u64], &worker.recent_loss);
+            insert(&mut root, path, &format!("{place}/recent_loss"), dataset)?;
         }
     }
     write(path, root)
@@ -140,7 +143,11 @@ fn read_layers(path: &Path, group: &Group<'_>, name: &str, layers: &mut Vec<Laye
     let mut blobs: Vec<BlobProto> = Vec::new();
     let mut has_groups = false;
     for child in group.names() {
-        let place = if name.is_empty() { child.to_owned() } else { format!("{name}/{child}") };
+        let place = if name.is_empty() {
+            child.to_owned()
+        } else {
+            format!("{name}/{child}")
+        };
         match group.open(child).map_err(|cause| of_file(path, cause))? {
             Some(Object::Group(group)) => {
                 has_groups = true;
@@ -151,7 +158,9 @@ fn read_layers(path: &Path, group: &Group<'_>, name: &str, layers: &mut Vec<Laye
                 let Some(index) = index.filter(|_| !name.is_empty()) else {
                     return Err(bad(
                         path,
-                        format!("/data/{place} is an array where a layer's blobs are named 0, 1, …: give a .caffemodel.h5"),
+                        format!(
+                            "/data/{place} is an array where a layer's blobs are named 0, 1, …: give a .caffemodel.h5"
+                        ),
                     ));
                 };
                 if blobs.len() <= index {
@@ -176,7 +185,10 @@ fn read_layers(path: &Path, group: &Group<'_>, name: &str, layers: &mut Vec<Laye
 pub(crate) fn read_state(path: &Path) -> Result<SolverState, Error> {
     let file = sparknet_hdf5::File::open(path).map_err(|cause| of_file(path, cause))?;
     let root = file.root().map_err(|cause| of_file(path, cause))?;
-    if !["iter", "history"].iter().all(|name| root.names().any(|found| found == *name)) {
+    if !["iter", "history"]
+        .iter()
+        .all(|name| root.names().any(|found| found == *name))
+    {
         return Err(bad(
             path,
             "it has no /iter and /history, so it is no solver state: give the .solverstate.h5 beside the \
@@ -195,7 +207,10 @@ pub(crate) fn read_state(path: &Path) -> Result<SolverState, Error> {
     };
     for group in read_numbered(path, &root, "worker")? {
         let Object::Group(group) = group else {
-            return Err(bad(path, "/worker holds arrays where there are groups: it is damaged".to_owned()));
+            return Err(bad(
+                path,
+                "/worker holds arrays where there are groups: it is damaged".to_owned(),
+            ));
         };
         let mut worker = WorkerState {
             history: read_blobs(path, &group, "history")?,
@@ -206,7 +221,9 @@ pub(crate) fn read_state(path: &Path) -> Result<SolverState, Error> {
             worker.recent_loss = losses.read_f32().map_err(|cause| of_file(path, cause))?;
         }
         for position in read_integers(path, &group, "data_position_batches")? {
-            worker.data_position_batches.push(fitting(path, "data_position_batches", position)?);
+            worker
+                .data_position_batches
+                .push(fitting(path, "data_position_batches", position)?);
         }
         state.worker.push(worker);
     }
@@ -218,14 +235,18 @@ fn dataset<'a>(path: &Path, blob: &BlobProto, floats: &'a [f32], doubles: &'a [f
     let count = floats.len().max(doubles.len()) as u64;
     let dims: Vec<u64> = match &blob.shape {
         Some(shape) => shape.dim.iter().map(|dim| u64::try_from(*dim).unwrap_or(0)).collect(),
-        None if legacy.iter().any(Option::is_some) => {
-            legacy.iter().map(|dim| u64::try_from(dim.unwrap_or(0)).unwrap_or(0)).collect()
-        }
+        None if legacy.iter().any(Option::is_some) => legacy
+            .iter()
+            .map(|dim| u64::try_from(dim.unwrap_or(0)).unwrap_or(0))
+            .collect(),
         None => vec![count],
     };
     let product = dims.iter().try_fold(1u64, |product, dim| product.checked_mul(*dim));
     if product != Some(count) || dims.len() > sparknet_hdf5::MAX_AXES {
-        return Err(bad(path, format!("a blob of shape {dims:?} has {count} values: the weights are damaged")));
+        return Err(bad(
+            path,
+            format!("a blob of shape {dims:?} has {count} values: the weights are damaged"),
+        ));
     }
     Ok(if doubles.is_empty() {
         NewDataset::f32s(&dims, floats)
@@ -234,11 +255,17 @@ fn dataset<'a>(path: &Path, blob: &BlobProto, floats: &'a [f32], doubles: &'a [f
     })
 }
 
+fn insert<'a>(root: &mut NewGroup<'a>, path: &Path, place: &str, dataset: NewDataset<'a>) -> Result<(), Error> {
+    root.insert(place, dataset)
+        .map_err(|cause| bad(path, cause.to_string()))
+}
+
+/// Adds a group of blobs, named 0, 1, …
 fn add_blobs<'a>(root: &mut NewGroup<'a>, path: &Path, place: &str, blobs: &'a [BlobProto]) -> Result<(), Error> {
+    root.group_at(place).map_err(|cause| bad(path, cause.to_string()))?;
     for (index, blob) in blobs.iter().enumerate() {
         let dataset = dataset(path, blob, &blob.data, &blob.double_data)?;
-        root.insert(&format!("{place}/{index}"), dataset)
-            .map_err(|cause| bad(path, cause.to_string()))?;
+        insert(root, path, &format!("{place}/{index}"), dataset)?;
     }
     Ok(())
 }
@@ -263,7 +290,10 @@ fn read_numbered<'f>(path: &Path, group: &Group<'f>, name: &str) -> Result<Vec<O
     let group = match group.open(name).map_err(|cause| of_file(path, cause))? {
         Some(Object::Group(group)) => group,
         Some(Object::Dataset(_)) => {
-            return Err(bad(path, format!("/{name} is an array where there is a group: it is damaged")));
+            return Err(bad(
+                path,
+                format!("/{name} is an array where there is a group: it is damaged"),
+            ));
         }
         None => return Ok(Vec::new()),
     };
@@ -287,7 +317,10 @@ fn read_blobs(path: &Path, group: &Group<'_>, name: &str) -> Result<Vec<BlobProt
     let members = read_numbered(path, group, name)?;
     let blobs = members.iter().map(|member| match member {
         Object::Dataset(dataset) => read_blob(path, dataset),
-        Object::Group(_) => Err(bad(path, format!("/{name} holds groups where there are arrays: it is damaged"))),
+        Object::Group(_) => Err(bad(
+            path,
+            format!("/{name} holds groups where there are arrays: it is damaged"),
+        )),
     });
     blobs.collect()
 }
@@ -295,7 +328,10 @@ fn read_blobs(path: &Path, group: &Group<'_>, name: &str) -> Result<Vec<BlobProt
 fn read_integers(path: &Path, group: &Group<'_>, name: &str) -> Result<Vec<i64>, Error> {
     match group.open(name).map_err(|cause| of_file(path, cause))? {
         Some(Object::Dataset(dataset)) => dataset.read_i64().map_err(|cause| of_file(path, cause)),
-        Some(Object::Group(_)) => Err(bad(path, format!("/{name} is a group where there is a number: it is damaged"))),
+        Some(Object::Group(_)) => Err(bad(
+            path,
+            format!("/{name} is a group where there is a number: it is damaged"),
+        )),
         None => Ok(Vec::new()),
     }
 }
@@ -312,7 +348,10 @@ fn fitting<T: TryFrom<i64>>(path: &Path, name: &str, value: i64) -> Result<T, Er
 fn read_text(path: &Path, group: &Group<'_>, name: &str) -> Result<Option<String>, Error> {
     match group.open(name).map_err(|cause| of_file(path, cause))? {
         Some(Object::Dataset(dataset)) => dataset.read_text().map(Some).map_err(|cause| of_file(path, cause)),
-        Some(Object::Group(_)) => Err(bad(path, format!("/{name} is a group where there is a text: it is damaged"))),
+        Some(Object::Group(_)) => Err(bad(
+            path,
+            format!("/{name} is a group where there is a text: it is damaged"),
+        )),
         None => Ok(None),
     }
 }

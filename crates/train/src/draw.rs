@@ -285,9 +285,7 @@ fn colour(kind: &LayerKind) -> Colour {
         | LayerKind::DummyData(_)
         | LayerKind::Hdf5Data(_)
         | LayerKind::Input(_)
-        | LayerKind::MemoryData(_) => {
-            Colour("#d7eedc", "#5b9a6b")
-        }
+        | LayerKind::MemoryData(_) => Colour("#d7eedc", "#5b9a6b"),
         LayerKind::Convolution(_) => Colour("#d3e5fa", "#5585bd"),
         LayerKind::InnerProduct(_) => Colour("#e3dcf7", "#7f6bb8"),
         LayerKind::Pooling(_) => Colour("#fde6cb", "#c98a3d"),

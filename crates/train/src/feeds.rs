@@ -73,17 +73,14 @@ impl FeedOpener {
     /// What a reader of `source` is told, where nothing feeds its layer in the source's place.
     fn config(&self, source: &Path, batch_size: usize) -> BatchConfig {
         let FeedSettings {
-            folder,
             phase,
             rank,
             world,
             seed,
             positions_batches,
             max_batches,
-            rows: _,
-            fed_by_program: _,
-            folder: _,
             repeat,
+            ..
         } = &self.settings;
         let is_train = *phase == Phase::Train;
         BatchConfig {

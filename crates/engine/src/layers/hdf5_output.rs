@@ -92,8 +92,11 @@ mod tests {
     const OUTPUT: &str = "layer { name: 'L' type: 'HDF5Output' bottom: 'x' bottom: 'y' \
                           hdf5_output_param { file_name: 'f.h5' } }";
 
+    /// Shapes and values of blobs.
+    type Blobs = Vec<(String, Vec<f32>)>;
+
     #[derive(Clone, Default)]
-    struct Kept(Arc<Mutex<Vec<(String, Vec<f32>)>>>);
+    struct Kept(Arc<Mutex<Blobs>>);
 
     impl RowSink for Kept {
         fn take(&mut self, bottoms: [(&Shape, &[f32]); 2]) -> Result<(), String> {
@@ -141,7 +144,9 @@ mod tests {
             (&[2, 3][..], &[3][..], "bottom 0 has shape (2, 3) and bottom 1 (3)"),
             (&[2][..], &[][..], "bottom 1 has shape ()"),
         ] {
-            let error = net(&format!("{}{}{OUTPUT}", input("x", x), input("y", y))).err().unwrap();
+            let error = net(&format!("{}{}{OUTPUT}", input("x", x), input("y", y)))
+                .err()
+                .unwrap();
             assert!(error.contains(wrong), "{error}");
         }
     }

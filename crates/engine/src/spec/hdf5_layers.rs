@@ -26,7 +26,9 @@ impl Hdf5DataSpec {
         }
         let source = param.source().to_owned();
         if source.is_empty() {
-            return Err("hdf5_data_param.source is missing: give a text file with a line for each HDF5 file".to_owned());
+            return Err(
+                "hdf5_data_param.source is missing: give a text file with a line for each HDF5 file".to_owned(),
+            );
         }
         Ok(LayerKind::Hdf5Data(Self {
             source,
