@@ -284,9 +284,22 @@ class Net:
         """Writes the net with its weights as a ``.caffemodel``, whole or not at all."""
         self._native.save(path)
 
+    def save_hdf5(self, path: str | os.PathLike[str], write_diff: bool = False) -> None:
+        """Writes the net's weights as a ``.caffemodel.h5``, whole or not at all.
+
+        Args:
+            path: The file to write.
+            write_diff: Whether the file holds the gradients too.
+        """
+        self._native.save_hdf5(path, write_diff)
+
     def copy_from(self, path: str | os.PathLike[str]) -> None:
-        """Takes the weights of a ``.caffemodel`` over, by layer name."""
+        """Takes the weights of a ``.caffemodel`` or ``.caffemodel.h5`` over, by layer name."""
         self._native.copy_from(path)
+
+    def load_hdf5(self, path: str | os.PathLike[str]) -> None:
+        """Takes the weights of a ``.caffemodel.h5`` over: pycaffe's name for :meth:`copy_from`."""
+        self.copy_from(path)
 
     def share_with(self, other: Net) -> None:
         """Lets this net compute with the parameters of ``other`` from now on, by layer name.

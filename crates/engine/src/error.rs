@@ -236,6 +236,9 @@ pub enum LayerError {
         /// The blob's shape.
         shape: Shape,
     },
+    /// Rows that an HDF5Output layer could not hand on.
+    #[error("its rows cannot be written: {0}")]
+    Rows(String),
     /// A blob without values.
     #[error("a blob of shape {shape} has no values: feed at least one record")]
     Empty {

@@ -60,6 +60,18 @@ pub trait Layer: Send {
     fn accepts_gradient(&self, _bottom: usize) -> bool {
         true
     }
+
+    /// Tells a layer that writes rows ([`RowSink`]) where they go; others have no use for it.
+    fn set_row_sink(&mut self, _sink: Box<dyn RowSink>) {}
+}
+
+/// Where the rows go that an HDF5Output layer sees: files are written outside the engine.
+pub trait RowSink: Send {
+    /// Takes the values of both bottoms after a forward pass, each with its shape `(rows, …)`.
+    ///
+    /// # Errors
+    /// Why they cannot be kept, and the way out.
+    fn take(&mut self, bottoms: [(&Shape, &[f32]); 2]) -> Result<(), String>;
 }
 
 /// A parameter blob that a layer wants.

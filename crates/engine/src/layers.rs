@@ -30,6 +30,7 @@ mod flatten;
 mod gradient_check;
 #[cfg(test)]
 mod harness;
+mod hdf5_output;
 mod hinge_loss;
 mod im2col;
 mod index;
@@ -266,6 +267,8 @@ pub const LAYERS: &[LayerDef] = &[
     filter::DEF,
     im2col::DEF,
     feed::IMAGE_DATA,
+    feed::HDF5_DATA,
+    hdf5_output::DEF,
     inner_product::DEF,
     feed::INPUT,
     log::DEF,
@@ -318,6 +321,7 @@ pub(crate) fn build(kind: &LayerKind) -> Box<dyn Layer> {
         LayerKind::Deconvolution(spec) => Box::new(deconvolution::Deconvolution::new(spec)),
         LayerKind::CosData(_)
         | LayerKind::Data(_)
+        | LayerKind::Hdf5Data(_)
         | LayerKind::ImageData(_)
         | LayerKind::Input(_)
         | LayerKind::MemoryData(_)
@@ -334,6 +338,7 @@ pub(crate) fn build(kind: &LayerKind) -> Box<dyn Layer> {
         LayerKind::Embed(spec) => Box::new(embed::Embed::new(spec)),
         LayerKind::Filter(spec) => Box::new(filter::Filter::new(spec)),
         LayerKind::Im2col(spec) => Box::new(im2col::Im2col::new(spec)),
+        LayerKind::Hdf5Output(_) => Box::new(hdf5_output::Hdf5Output::new()),
         LayerKind::InnerProduct(spec) => Box::new(inner_product::InnerProduct::new(spec)),
         LayerKind::Log(spec) => Box::new(log::Log::new(spec)),
         LayerKind::Lrn(spec) => Box::new(lrn::Lrn::new(spec)),

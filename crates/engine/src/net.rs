@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use crate::{
     Error, LayerError, Phase, Shape,
-    layer::{Backward, Blobs, Context, Forward, Layer, Params},
+    layer::{Backward, Blobs, Context, Forward, Layer, Params, RowSink},
     layers,
     lending::Loans,
     params::ParamTable,
@@ -25,7 +25,7 @@ const THREAD_CHUNK: usize = 16 * 1024;
 
 /// Where a net asks for the shapes of data layers that only their data tell.
 pub trait InputShapes {
-    /// The shapes of the tops of `layer`, a `Data` layer.
+    /// The shapes of the tops of `layer`, a `Data` or `HDF5Data` layer.
     ///
     /// # Errors
     /// Data that cannot be opened; the net adds the layer's name.
@@ -310,6 +310,15 @@ impl Net {
             .params
             .iter()
             .map(|id| (&self.params[*id].shape, self.params[*id].range.clone()))
+    }
+
+    /// Tells layer `layer`, an `HDF5Output`, where its rows go; the answer is whether it is one.
+    pub fn set_row_sink(&mut self, layer: usize, sink: Box<dyn RowSink>) -> bool {
+        let is_output = matches!(self.spec.layers[layer].kind, LayerKind::Hdf5Output(_));
+        if is_output {
+            self.layers[layer].layer.set_row_sink(sink);
+        }
+        is_output
     }
 
     /// What the next pass draws random numbers from: a stream of its own for each value of `pass`.

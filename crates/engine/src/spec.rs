@@ -3,6 +3,7 @@
 //! parameter message.
 
 mod data_layers;
+mod hdf5_layers;
 mod kinds;
 mod loss_layers;
 mod neuron_layers;
@@ -14,6 +15,7 @@ mod source_layers;
 mod vision_layers;
 
 pub use data_layers::*;
+pub use hdf5_layers::*;
 pub use kinds::*;
 pub use loss_layers::*;
 pub use neuron_layers::*;

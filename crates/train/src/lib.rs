@@ -8,6 +8,7 @@ pub mod events;
 pub mod features;
 pub mod feeds;
 pub mod job;
+pub mod outputs;
 pub mod packed;
 pub mod predict;
 pub mod rows;

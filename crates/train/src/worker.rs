@@ -22,6 +22,7 @@ use crate::{
     events::{Event, Finish, Iteration, RoundEnd, Sink, SnapshotWritten, Start, Test},
     feeds::{FeedOpener, FeedSettings, Feeds},
     job::Job,
+    outputs::Outputs,
     rows::WorkerRows,
     signals::Control,
     tester::{TestResult, Tester},
@@ -99,6 +100,8 @@ pub struct Worker<'a> {
     seed: u64,
     solver: Solver,
     feeds: Feeds,
+    /// What the train net's HDF5Output layers write.
+    files: Outputs,
     testers: Vec<Tester>,
     strategy: Box<dyn SyncStrategy>,
     transport: Box<dyn Transport>,
@@ -156,6 +159,8 @@ impl<'a> Worker<'a> {
                 }
             }
         }
+        let mut taken = Vec::new();
+        let files = Outputs::open(solver.net_mut(), world, &mut taken)?;
         let mut testers = job
             .tests
             .iter()
@@ -169,9 +174,12 @@ impl<'a> Worker<'a> {
                 net.listen_to_debug_info(Box::new(move |line| lock(&lines).push(line)));
             });
         }
+        testers
+            .iter_mut()
+            .try_for_each(|tester| tester.write_outputs(&mut taken))?;
         let prefix = job.snapshot_prefix();
         if rank == 0 && (job.solver.snapshot > 0 || job.solver.snapshot_after_train) {
-            checkpoint::check_prefix(&prefix, job.solver.max_iter)?;
+            checkpoint::check_prefix(&prefix, job.solver.max_iter, job.solver.snapshot_format)?;
         }
         Ok(Self {
             average: Vec::new(),
@@ -189,6 +197,7 @@ impl<'a> Worker<'a> {
             settings: settings.clone(),
             solver,
             feeds,
+            files,
             testers,
             strategy,
             transport,
@@ -531,7 +540,7 @@ impl<'a> Worker<'a> {
         let state = checkpoint::worker_state(&self.solver, self.feeds.positions_batches(), agrees);
         lock(&self.settings.states).insert(rank, state);
         self.transport.all_gather(&[])?;
-        let files = SnapshotFiles::new(&self.prefix, iteration);
+        let files = SnapshotFiles::new(&self.prefix, iteration, self.solver.spec().snapshot_format);
         let mut written = Ok(());
         if rank == 0 {
             let states = std::mem::take(&mut *lock(&self.settings.states))
@@ -583,6 +592,7 @@ impl<'a> Worker<'a> {
         let iteration = self.solver.iteration();
         let first = self.first.unwrap_or(iteration);
         let training_seconds = self.started.elapsed().as_secs_f64() - self.paused_seconds;
+        self.files.finish()?;
         let tests = if stopped { Vec::new() } else { self.test(true)? };
         self.tell(Event::Finish(Finish {
             iteration,

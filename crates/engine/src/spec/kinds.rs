@@ -41,6 +41,8 @@ pub enum LayerKind {
     Filter(FilterSpec),
     Im2col(ConvolutionSpec),
     ImageData(ImageDataSpec),
+    Hdf5Data(Hdf5DataSpec),
+    Hdf5Output(Hdf5OutputSpec),
     InnerProduct(InnerProductSpec),
     Input(InputSpec),
     Log(LogSpec),
@@ -83,10 +85,10 @@ impl LayerKind {
 
     /// Whether the tops are filled from a source that the file names, and have the shapes of its records.
     pub fn has_source(&self) -> bool {
-        self.source().is_some()
+        matches!(self, Self::Hdf5Data(_)) || self.source().is_some()
     }
 
-    /// The source that the tops are filled from, and what happens to its records.
+    /// The source of images that the tops are filled from, and what happens to them.
     pub fn source(&self) -> Option<(&str, &TransformSpec)> {
         match self {
             Self::Data(spec) => Some((&spec.source, &spec.transform)),
@@ -101,6 +103,7 @@ impl LayerKind {
         match self {
             Self::CosData(spec) => Some(spec.batch_size),
             Self::Data(spec) => Some(spec.batch_size),
+            Self::Hdf5Data(spec) => Some(spec.batch_size),
             Self::ImageData(spec) => Some(spec.batch_size),
             Self::MemoryData(spec) => Some(spec.batch_size),
             Self::WindowData(spec) => Some(spec.batch_size),

@@ -10,7 +10,15 @@ use sparknet_proto::{
 };
 
 /// Types that the net cannot have: their blobs come from outside just as those of Input do, or they are computed there.
-const FED: [&str; 6] = ["CoSData", "Data", "ImageData", "MemoryData", "Python", "WindowData"];
+const FED: [&str; 7] = [
+    "CoSData",
+    "Data",
+    "HDF5Data",
+    "ImageData",
+    "MemoryData",
+    "Python",
+    "WindowData",
+];
 
 const NET: &str = r#"
 layer { name: "data" type: "DummyData" top: "data" top: "target"
@@ -103,6 +111,7 @@ layer { name: "best" type: "ArgMax" bottom: "prob" top: "best" argmax_param { to
 layer { name: "sum_rnn" type: "Reduction" bottom: "rnn" top: "sum_rnn" loss_weight: 0.1 reduction_param { operation: SUMSQ } }
 layer { name: "sum_kept" type: "Reduction" bottom: "kept" top: "sum_kept" loss_weight: 0.1 reduction_param { operation: MEAN } }
 layer { name: "sum_asum" type: "Reduction" bottom: "asum" top: "sum_asum" loss_weight: 0.001 }
+layer { name: "rows" type: "HDF5Output" bottom: "ip2" bottom: "label" hdf5_output_param { file_name: "unused.h5" } }
 "#;
 
 const SOLVER: &str = "base_lr: 0.01 lr_policy: 'inv' gamma: 0.1 power: 0.75 momentum: 0.9 weight_decay: 0.001
