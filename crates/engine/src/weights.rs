@@ -7,6 +7,16 @@ use sparknet_proto::caffe::{BlobProto, LayerParameter, NetParameter};
 use crate::{Error, Net, Shape};
 
 impl Net {
+    /// Where statistics lie in the arena of parameters: blobs that no gradient moves but their layer's forward pass
+    /// (BatchNorm's), so that workers differ in them until they are averaged.
+    pub fn statistics(&self) -> impl Iterator<Item = Range<usize>> {
+        let layers = &self.spec().layers;
+        let params = self.params().iter();
+        params
+            .filter(|param| param.index < layers[param.layer].kind.num_statistics())
+            .map(|param| param.range.clone())
+    }
+
     /// Copies parameters from another net's arena by layer name, as a test net takes those of its train net.
     ///
     /// # Errors

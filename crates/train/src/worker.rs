@@ -6,6 +6,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::Range,
     path::PathBuf,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -109,6 +110,9 @@ pub struct Worker<'a> {
     prefix: PathBuf,
     /// The average of all weights, for tests and snapshots between two rounds.
     average: Vec<f32>,
+    /// BatchNorm's statistics while workers agree on them, and where they lie among the weights.
+    statistics: Vec<f32>,
+    statistics_ranges: Vec<Range<usize>>,
     seconds: Seconds,
     rounds: u64,
     /// The iteration that this run began with, once it has begun.
@@ -183,6 +187,8 @@ impl<'a> Worker<'a> {
         }
         Ok(Self {
             average: Vec::new(),
+            statistics: Vec::new(),
+            statistics_ranges: solver.net().statistics().collect(),
             seconds: Seconds::default(),
             rounds: 0,
             first: None,
@@ -381,6 +387,7 @@ impl<'a> Worker<'a> {
         let (_, gradients, _) = self.solver.arenas_mut();
         self.strategy
             .after_backward(iteration, gradients, self.transport.as_mut())?;
+        self.agree_on_statistics(iteration)?;
         let gradients_agreed = Instant::now();
         let lr = self.solver.apply_update();
         let updated = Instant::now();
@@ -402,6 +409,28 @@ impl<'a> Worker<'a> {
             sink.progress(iteration + 1, loss);
         }
         Ok((lr, round))
+    }
+
+    /// Where gradients are averaged, so are BatchNorm's statistics, to which each worker has just added those of its own
+    /// batch: weights that the strategy calls equal then are, and a test does not depend on who runs it.
+    fn agree_on_statistics(&mut self, iteration: u64) -> Result<(), Error> {
+        if self.statistics_ranges.is_empty() {
+            return Ok(());
+        }
+        let (params, _, _) = self.solver.arenas_mut();
+        self.statistics.clear();
+        for range in &self.statistics_ranges {
+            self.statistics.extend_from_slice(&params[range.clone()]);
+        }
+        self.strategy
+            .after_backward(iteration, &mut self.statistics, self.transport.as_mut())?;
+        let mut agreed = &self.statistics[..];
+        for range in &self.statistics_ranges {
+            let (values, rest) = agreed.split_at(range.len());
+            params[range.clone()].copy_from_slice(values);
+            agreed = rest;
+        }
+        Ok(())
     }
 
     fn exchange_statuses(&mut self) -> Result<Vec<Status>, Error> {

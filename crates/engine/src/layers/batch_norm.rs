@@ -263,3 +263,68 @@ pub(super) const GRADIENT_CASES: &[super::GradientCase] = &[
     case(&[&[8]], "batch_norm_param { eps: 0.1 }"),
     case(&[&[3, 2, 4]], "batch_norm_param { use_global_stats: true eps: 0.5 }"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::super::gradient_check::{input, net, run};
+    use crate::Net;
+
+    fn layer(dims: &[usize], params: &str) -> Result<Net, String> {
+        let layer = format!("layer {{ name: 'L' type: 'BatchNorm' bottom: 'x' top: 'y' {params} }}");
+        net(&format!("{}{layer}", input("x", dims)))
+    }
+
+    #[test]
+    fn statistics_are_kept_over_batches_and_written_to_models() {
+        let params = "batch_norm_param { moving_average_fraction: 0.5 }";
+        let mut net = layer(&[5, 1], params).unwrap();
+        run(&mut net, &[("x", &[1.0, 2.0, 3.0, 4.0, 5.0])]).unwrap();
+        // The mean of the first is 3 and its unbiased variance 10 / 4.
+        run(&mut net, &[("x", &[5.0; 5])]).unwrap();
+        assert_eq!(net.param_arena(), [0.5 * 3.0 + 5.0, 0.5 * 2.5, 1.5]);
+        assert_eq!(net.statistics().collect::<Vec<_>>(), [0..1, 1..2, 2..3]);
+        assert!(net.params().iter().all(|param| param.lr_mult == 0.0));
+        let blobs = &net.to_proto(net.param_arena(), None).layer[1].blobs;
+        assert_eq!(blobs.iter().map(|blob| blob.data.len()).collect::<Vec<_>>(), [1, 1, 1]);
+    }
+
+    #[test]
+    fn without_any_statistics_mean_and_variance_are_zero_as_in_caffe() {
+        let mut net = layer(&[2, 1], "batch_norm_param { use_global_stats: true eps: 0.25 }").unwrap();
+        assert_eq!(run(&mut net, &[("x", &[3.0, -1.0])]).unwrap()["y"], [6.0, -2.0]);
+        assert_eq!(net.param_arena(), [0.0; 3]);
+    }
+
+    #[test]
+    fn a_large_mean_leaves_the_variance_alone() {
+        let mut net = layer(&[64, 2, 4], "batch_norm_param { eps: 0 }").unwrap();
+        let x: Vec<f32> = (0..64 * 8).map(|i| 10_000.0 + (i % 2) as f32).collect();
+        let blobs = run(&mut net, &[("x", &x)]).unwrap();
+        let y = |i: usize| if i.is_multiple_of(2) { -1.0 } else { 1.0 };
+        assert!(
+            (0..x.len()).all(|i| (blobs["y"][i] - y(i)).abs() < 1e-3),
+            "{:?}",
+            blobs["y"]
+        );
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_the_remedy() {
+        let error = layer(&[], "").err().unwrap();
+        assert!(
+            error.contains("layer 'L' (BatchNorm): bottom 0 has shape ()"),
+            "{error}"
+        );
+        let error = layer(&[2, 3], "param { lr_mult: 1 }").err().unwrap();
+        assert!(error.contains("give lr_mult 0"), "{error}");
+        let error = layer(&[2, 3], "batch_norm_param { eps: -1 }").err().unwrap();
+        assert!(error.contains("eps is -1"), "{error}");
+        let mut net = layer(&[2, 3], "param { lr_mult: 0 }").unwrap();
+        let error = net.reshape_feed(0, &[[2, 4].into()]).unwrap_err().to_string();
+        assert!(
+            error.contains("layer 'L' (BatchNorm)") && error.contains("(2, 4)"),
+            "{error}"
+        );
+        net.reshape_feed(0, &[[5, 3].into()]).unwrap();
+    }
+}

@@ -303,3 +303,122 @@ pub fn top_gradient<'a>(top_diff: Blobs<'a>, bottom_diff: &'a [f32], in_place: b
         top_diff.get(0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layers::harness::{assert_close, normal};
+
+    const LAYOUTS: [(usize, usize, usize); 7] = [
+        (5, 3, 7),
+        (4, 70, 1),
+        (3, CHUNK + 5, 1),
+        (2, 2, 2 * CHUNK + 3),
+        (1, 1, 3 * CHUNK),
+        (3, 1, 1),
+        (300, 3, 100),
+    ];
+
+    #[test]
+    fn every_value_meets_those_of_its_channel() {
+        for (outer, count, inner) in LAYOUTS {
+            let channels = Channels { outer, count, inner };
+            let length = outer * count * inner;
+            let (x, z) = (normal(1, length), normal(2, length));
+            let (a, b) = (normal(3, count), normal(4, count));
+            let channel = |i: usize| i / inner % count;
+
+            let expected: Vec<f32> = (0..length).map(|i| x[i] * a[channel(i)] - b[channel(i)]).collect();
+            let mut apart = vec![f32::NAN; length];
+            channels.map(Some(&x), &mut apart, [&a, &b], |x, [a, b]| x * a - b);
+            let mut in_place = x.clone();
+            channels.map(None, &mut in_place, [&a, &b], |x, [a, b]| x * a - b);
+            assert!(apart == expected && in_place == expected, "{channels:?}");
+
+            let expected: Vec<f32> = (0..length).map(|i| x[i] * a[channel(i)] - z[i]).collect();
+            let mut apart = vec![f32::NAN; length];
+            channels.map_pairs(Some(&x), &z, &mut apart, [&a], |x, z, [a]| x * a - z);
+            let mut in_place = x.clone();
+            channels.map_pairs(None, &z, &mut in_place, [&a], |x, z, [a]| x * a - z);
+            assert!(apart == expected && in_place == expected, "{channels:?} with pairs");
+        }
+    }
+
+    #[test]
+    fn sums_are_right_and_the_same_on_any_number_of_threads() {
+        for (outer, count, inner) in LAYOUTS {
+            let channels = Channels { outer, count, inner };
+            let length = outer * count * inner;
+            let (x, z, a) = (normal(1, length), normal(2, length), normal(3, count));
+            let mut expected = vec![[0.0f64; 2]; count];
+            for i in 0..length {
+                let channel = i / inner % count;
+                expected[channel][0] += f64::from((x[i] - a[channel]) * z[i]);
+                expected[channel][1] += f64::from(x[i]);
+            }
+            let run = |threads: usize| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                let mut found = Vec::new();
+                pool.install(|| {
+                    // What is left in the buffer by another layout must not show through.
+                    let mut partial = vec![f64::NAN; 10];
+                    let f = |x: f32, z: f32, [a]: [f32; 1]| [(x - a) * z, x];
+                    channels.sum(&mut partial, &x, &z, [&a], f, |channel, sums| {
+                        assert_eq!(channel, found.len());
+                        found.push(sums);
+                    });
+                });
+                found
+            };
+            let one = run(1);
+            assert_eq!(one, run(3), "{channels:?}");
+            let floats = |sums: &[[f64; 2]]| sums.as_flattened().iter().map(|sum| *sum as f32).collect::<Vec<f32>>();
+            assert_close(&format!("{channels:?}"), &floats(&one), &floats(&expected), 1e-5);
+        }
+    }
+
+    fn of_bottoms(dims: &[&[usize]], axis: i32, num_axes: Option<usize>) -> Result<(Channels, Shape), String> {
+        let shapes: Vec<Shape> = dims.iter().map(|dims| Shape::new(*dims)).collect();
+        let bottoms: Vec<&Shape> = shapes.iter().collect();
+        Channels::of_bottoms(&bottoms, &AxesSpec { axis, num_axes }).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn axes_may_be_any_that_are_there() {
+        let channels = |outer, count, inner| Channels { outer, count, inner };
+        for (dims, axis, num_axes, layout, values) in [
+            (&[&[2usize, 3, 4][..]][..], 1, Some(1), channels(2, 3, 4), &[3usize][..]),
+            (&[&[2, 3, 4]], -2, None, channels(2, 12, 1), &[3, 4]),
+            (&[&[2, 3, 4]], 0, Some(2), channels(1, 6, 4), &[2, 3]),
+            // A single value starts anywhere, also where there is no such axis.
+            (&[&[5]], 1, Some(0), channels(1, 1, 5), &[]),
+            (&[&[]], 1, Some(0), channels(1, 1, 1), &[]),
+            // The second bottom says how many axes there are.
+            (&[&[2, 3, 4], &[3, 4]], 1, Some(1), channels(2, 12, 1), &[3, 4]),
+            (&[&[2, 3, 4], &[]], 1, Some(1), channels(1, 1, 24), &[]),
+        ] {
+            let found = of_bottoms(dims, axis, num_axes);
+            assert_eq!(found, Ok((layout, Shape::new(values))), "{dims:?} axis {axis}");
+        }
+        for (dims, axis, num_axes, named) in [
+            (&[&[2usize, 3][..]][..], 2, Some(1), "axis 2"),
+            (&[&[2, 3]], 1, Some(2), "(2, 3)"),
+            (&[&[2, 3], &[2]], 1, None, "bottom 1 (2)"),
+            (&[&[2, 3], &[3, 1]], 1, None, "from axis 1 on there have to be 2 axes"),
+        ] {
+            let error = of_bottoms(dims, axis, num_axes).unwrap_err();
+            assert!(error.contains(named), "{error}");
+        }
+    }
+
+    #[test]
+    fn parameters_keep_their_shape() {
+        let (bottom, mut kept) = (Shape::from([2, 5]), None);
+        assert_eq!(keep_param_shape(&bottom, Shape::from([3]), &mut kept), Ok(()));
+        assert_eq!(keep_param_shape(&bottom, Shape::from([3]), &mut kept), Ok(()));
+        let error = keep_param_shape(&bottom, Shape::from([5]), &mut kept)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("(2, 5)") && error.contains("(3), not (5)"), "{error}");
+    }
+}
