@@ -172,7 +172,7 @@ mod tests {
         for (type_name, states, states_out) in [("LSTM", &["h", "c"][..], &["h2", "c2"][..]), ("RNN", &["h"], &["h2"])]
         {
             let (x, s) = (normal(1, 5 * STREAMS * 4), normal(2, STREAMS * 2));
-            let mut cont = vec![1.0; 5 * STREAMS];
+            let mut cont = [1.0; 5 * STREAMS];
             cont[..STREAMS].fill(0.0);
             cont[3 * STREAMS + 1] = 0.0;
             let mut whole = recurrent(type_name, 5, &[], &[]);

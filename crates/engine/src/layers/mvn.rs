@@ -103,7 +103,7 @@ impl Layer for Mvn {
             .for_each(|((dx, (dy, y)), divisor)| {
                 subtract(mean(dy), dy, dx);
                 if normalize_variance {
-                    let slope = (kernels::dot(y, dy) as f64 / row as f64) as f32;
+                    let slope = (kernels::dot(y, dy) / row as f64) as f32;
                     kernels::axpy(-slope, y, dx);
                     divide(*divisor, dx);
                 }

@@ -91,7 +91,7 @@ impl Layer for Reshape {
                 (known, count) = (Some(others(&given)), others(shape));
             }
             dims[inferred] = match known {
-                Some(known) if count % known == 0 => count / known,
+                Some(known) if count.is_multiple_of(known) => count / known,
                 _ => {
                     return Err(error(format!(
                         "its {count} values do not divide into {given} to infer dim -1"
