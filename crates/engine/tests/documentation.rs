@@ -26,7 +26,11 @@ fn is_to_come(error: &SpecError) -> bool {
 fn the_page_has_every_layer_type() {
     let page = names("Layers");
     for def in layers::LAYERS {
-        assert!(page.contains(def.type_name), "docs/caffe.md has no row of {}", def.type_name);
+        assert!(
+            page.contains(def.type_name),
+            "docs/caffe.md has no row of {}",
+            def.type_name
+        );
     }
     for name in &page {
         if let Err(error) = layers::find("L", name) {
