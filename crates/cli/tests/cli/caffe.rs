@@ -10,12 +10,13 @@ use crate::workplace::{NET, Workplace};
 
 fn records(place: &Workplace, folder: &str) -> Vec<Record> {
     let mut source = open_source(&place.path(folder), Backend::Lmdb).unwrap();
+    let count = source.len_records();
     let read = |_| {
         let mut record = Record::default();
         source.read(&mut record).unwrap();
         record
     };
-    (0..source.len_records()).map(read).collect()
+    (0..count).map(read).collect()
 }
 
 fn floats(record: &Record) -> &[f32] {
@@ -149,6 +150,13 @@ fn several_test_nets_have_states_and_batches_of_their_own() {
     assert_eq!(names(&tests[2]), ["accuracy", "loss", "more"]);
 
     let solver = place.text("solver.prototxt");
+    place.write("solver.prototxt", solver.replace("test_iter: 3", "test_iter: 0"));
+    place.succeeds("train --solver solver.prototxt --quiet --events events.jsonl");
+    let records: Vec<u64> = events(&place, "test")
+        .iter()
+        .map(|test| test["records"].as_u64().unwrap())
+        .collect();
+    assert_eq!(records, [10, 20, 10, 20], "a net with a test_iter of 0 is not tested");
     place.write("solver.prototxt", solver.replacen("test_iter: 1", "", 1));
     place.fails(
         "train --solver solver.prototxt --quiet",

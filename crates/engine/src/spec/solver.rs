@@ -36,7 +36,7 @@ pub struct SolverSpec {
     pub max_iter: u64,
     /// Iterations between two lines of output; 0 for none.
     pub display: u64,
-    /// Batches of each test net; empty where not given.
+    /// Batches of each test net, 0 for one that is not tested; empty where not given.
     pub test_iter: Vec<u64>,
     /// Iterations between two tests; 0 for none.
     pub test_interval: u64,
@@ -207,7 +207,7 @@ impl SolverSpec {
             test_iter: solver
                 .test_iter
                 .iter()
-                .map(|n| positive("test_iter", *n))
+                .map(|n| non_negative("test_iter", *n))
                 .collect::<Result<_, _>>()?,
             test_interval: non_negative("test_interval", solver.test_interval())?,
             test_initialization: solver.test_initialization(),
