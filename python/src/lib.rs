@@ -34,7 +34,7 @@ mod _native {
         set_num_threads,
         solver::PySolver,
         spark::{
-            PyListener, PyPackedJob, PyPredictor, PyRows, PyRowsWriter, evaluate_part, evaluation, train_in_process,
+            PyListener, PyLmdb, PyPackedJob, PyPredictor, PyRows, PyRowsWriter, evaluate_part, evaluation, train_in_process,
             train_worker,
         },
     };

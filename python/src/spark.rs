@@ -2,11 +2,13 @@
 
 mod data;
 mod job;
+mod lmdb;
 mod model;
 mod train;
 
 pub use data::{PyRows, PyRowsWriter};
 pub use job::PyPackedJob;
+pub use lmdb::PyLmdb;
 pub use model::{PyPredictor, evaluate_part, evaluation};
 pub use train::{PyListener, train_in_process, train_worker};
 

@@ -5,8 +5,10 @@ mod args;
 mod convert;
 mod dataset;
 mod draw;
+mod features;
 mod mean;
 mod output;
+mod spark;
 mod test;
 mod time;
 mod train;
@@ -37,6 +39,7 @@ Examples:
 enum Command {
     Train(train::Args),
     Test(test::Args),
+    Features(features::Args),
     Time(time::Args),
     Dataset(dataset::Args),
     Convert(convert::Args),
@@ -56,6 +59,7 @@ fn run(command: Command) -> Outcome {
     match command {
         Command::Train(args) => train::train(&args),
         Command::Test(args) => test::test(&args),
+        Command::Features(args) => features::features(&args),
         Command::Time(args) => time::time(&args),
         Command::Dataset(args) => dataset::dataset(&args),
         Command::Convert(args) => convert::convert(&args),
