@@ -68,9 +68,7 @@ struct Written {
 pub fn features(args: &Args) -> Outcome {
     let data = match &args.spark.data {
         Some(data) => data.clone(),
-        None => {
-            source_of(&NetSource::read(&args.model, Phase::Test, &Stages::default())?).ok_or_else(no_source)?
-        }
+        None => source_of(&NetSource::read(&args.model, Phase::Test, &Stages::default())?).ok_or_else(no_source)?,
     };
     let request = FeaturesRequest {
         net: &args.model,
@@ -83,6 +81,11 @@ pub fn features(args: &Args) -> Outcome {
     let control = Control::default();
     control.listen(SignalEffect::Stop, SignalEffect::None)?;
     let master = args.spark.master.as_deref().unwrap_or(THIS_MACHINE);
-    let written: Written = args.spark.run(master, "features", &data, request, &control, &mut |_| {})?;
-    Ok(output::print(&format!("{}: {} records", written.output, written.records))?)
+    let written: Written = args
+        .spark
+        .run(master, "features", &data, request, &control, &mut |_| {})?;
+    Ok(output::print(&format!(
+        "{}: {} records",
+        written.output, written.records
+    ))?)
 }

@@ -28,7 +28,7 @@ use sparknet_train::{
     signals::Control,
 };
 
-use crate::output;
+use crate::{args::quoted, output};
 
 /// How often signals and the end of spark-submit are looked for.
 const POLL: Duration = Duration::from_millis(50);
@@ -128,6 +128,36 @@ impl SparkArgs {
         }
     }
 
+    /// The flags that were given, to be typed again.
+    pub fn flags(&self) -> Vec<String> {
+        let python = self.python.as_ref().map(|path| path.display().to_string());
+        let log = self.spark_log.as_ref().map(|path| path.display().to_string());
+        let given = [
+            ("--master", &self.master),
+            ("--data", &self.data),
+            ("--data-format", &self.data_format),
+            ("--data-list", &self.data_list),
+            ("--features-col", &self.features_col),
+            ("--label-col", &self.label_col),
+            ("--id-col", &self.id_col),
+            ("--jars", &self.jars),
+            ("--python", &python),
+            ("--spark-log", &log),
+        ];
+        let settings = self.spark_conf.iter().map(|setting| ("--spark-conf", setting.clone()));
+        let given = given
+            .into_iter()
+            .filter_map(|(flag, value)| Some((flag, value.clone()?)));
+        let mut flags: Vec<String> = given
+            .chain(settings)
+            .map(|(flag, value)| format!("{flag} {}", quoted(&value)))
+            .collect();
+        if self.skip_bad {
+            flags.push("--skip-bad".to_owned());
+        }
+        flags
+    }
+
     /// Runs `command` on Spark: `rest` is what it needs beside the data, `on_event` hears its events, and a stop that
     /// `control` asks for ends it.
     ///
@@ -177,7 +207,9 @@ impl SparkArgs {
             .process_group(0);
         let child = submit.spawn().map_err(|cause| {
             let program = submit.get_program().display();
-            Error::Usage(format!("{program} cannot be started ({cause}): set SPARK_HOME to another Spark"))
+            Error::Usage(format!(
+                "{program} cannot be started ({cause}): set SPARK_HOME to another Spark"
+            ))
         })?;
         let mut job = Job { child, is_over: false };
         let result = job.attend(&listener, &serde_json::to_string(&request)?, control, on_event, &log)?;
@@ -219,7 +251,9 @@ pub fn source_of(net: &NetSource) -> Option<String> {
 
 /// A flag that was given without `--master`.
 pub fn only_on_spark(flag: &str) -> Error {
-    Error::Usage(format!("{flag} is for Spark: give --master too, local[2] for this machine, or leave it out"))
+    Error::Usage(format!(
+        "{flag} is for Spark: give --master too, local[2] for this machine, or leave it out"
+    ))
 }
 
 /// A flag that was given with `--master` but means nothing there.
@@ -367,11 +401,15 @@ impl Python {
         let name = program.display().to_string();
         let answer = Command::new(&program).args(["-c", LOOK]).stderr(Stdio::null()).output();
         let answer = answer.map_err(|cause| {
-            Error::Usage(format!("{name} cannot be started ({cause}): name a Python 3.10 or newer with --python"))
+            Error::Usage(format!(
+                "{name} cannot be started ({cause}): name a Python 3.10 or newer with --python"
+            ))
         })?;
         let found: Option<Found> = serde_json::from_slice(&answer.stdout).ok();
         let Some(found) = found.filter(|_| answer.status.success()) else {
-            return Err(Error::Usage(format!("{name} is no Python that works: name another with --python")));
+            return Err(Error::Usage(format!(
+                "{name} is no Python that works: name another with --python"
+            )));
         };
         let Some(sparknet) = found.sparknet else {
             return Err(Error::Usage(format!(

@@ -151,8 +151,7 @@ fn test_on_spark(args: &Args, master: &str) -> Result<TestResult, Box<dyn std::e
     }
     let data = match &args.spark.data {
         Some(data) => data.clone(),
-        None => source_of(&NetSource::read(&args.model, Phase::Test, &args.stages.stages())?)
-            .ok_or_else(no_source)?,
+        None => source_of(&NetSource::read(&args.model, Phase::Test, &args.stages.stages())?).ok_or_else(no_source)?,
     };
     let request = TestRequest {
         net: &args.model,

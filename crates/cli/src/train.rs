@@ -16,7 +16,7 @@ use sparknet_proto::read_solver;
 use sparknet_sync::HistoryPolicy;
 use sparknet_train::{
     Error,
-    checkpoint::check_prefix,
+    checkpoint::{SnapshotFiles, check_prefix},
     events::{Event, Sink, Sinks},
     job::{Job, Stages},
     packed::{PackedJob, Text},
@@ -29,7 +29,7 @@ use sparknet_train::{
 
 use crate::{
     Outcome,
-    args::{self, StageArgs, quoted_path},
+    args::{self, StageArgs, quoted, quoted_path},
     output,
     spark::{SparkArgs, not_on_spark, only_on_spark, source_of},
     test::{TestReport, tables},
@@ -181,6 +181,7 @@ pub fn train(args: &Args) -> Outcome {
 struct TrainRequest<'a> {
     solver: &'a Path,
     weights: Option<&'a Path>,
+    snapshot: Option<&'a Path>,
     workers: usize,
     /// 0 for a task's cpus.
     threads_per_worker: usize,
@@ -194,6 +195,8 @@ struct TrainRequest<'a> {
     test_data_list: Option<&'a str>,
     model: Option<&'a Path>,
     snapshot_prefix: PathBuf,
+    /// 0 for none on the way.
+    snapshot_interval: u64,
 }
 
 /// What a job on Spark came to.
@@ -202,6 +205,7 @@ struct Trained {
     iteration: u64,
     stopped: bool,
     model: Option<PathBuf>,
+    state: Option<PathBuf>,
     #[serde(default)]
     bad_rows: u64,
     first_bad: Option<String>,
@@ -229,9 +233,14 @@ fn train_on_spark(args: &Args, master: &str) -> Outcome {
     let request = TrainRequest {
         solver: &args.solver,
         weights: args.weights.first().map(PathBuf::as_path),
+        snapshot: args.snapshot.as_deref(),
         workers: args.workers,
         threads_per_worker: args.threads.map_or(0, |threads| (threads / args.workers).max(1)),
-        sync: if sync == Sync::AllReduce { "allreduce" } else { "average" },
+        sync: if sync == Sync::AllReduce {
+            "allreduce"
+        } else {
+            "average"
+        },
         tau: args.tau,
         history: args.history.map(|history| history.to_string()),
         compress: &args.compress,
@@ -241,6 +250,7 @@ fn train_on_spark(args: &Args, master: &str) -> Outcome {
         test_data_list: args.test_data_list.as_deref(),
         model: args.model.as_deref(),
         snapshot_prefix: job.snapshot_prefix(),
+        snapshot_interval: job.solver.snapshot,
     };
     let mut tests: BTreeMap<usize, TestResult> = BTreeMap::new();
     let mut on_event = |event: Event| {
@@ -254,7 +264,9 @@ fn train_on_spark(args: &Args, master: &str) -> Outcome {
         }
         sinks.event(&event);
     };
-    let trained: Trained = args.spark.run(master, "train", &data, request, &control, &mut on_event)?;
+    let trained: Trained = args
+        .spark
+        .run(master, "train", &data, request, &control, &mut on_event)?;
     // The bar goes before anything else is printed.
     drop(sinks);
     conclude_spark(args, &trained, &tests.into_values().collect::<Vec<_>>())
@@ -271,11 +283,13 @@ fn conclude_spark(args: &Args, trained: &Trained, tests: &[TestResult]) -> Outco
         output::warn(&format!("left out {} bad rows; the first: {first}", trained.bad_rows));
     }
     let mut lines = tables(tests);
-    lines.push(match (&trained.model, trained.stopped) {
-        (None, _) => "stopped before all workers had agreed for the first time: nothing is written".to_owned(),
-        (Some(model), true) => format!("stopped after {iteration} iterations; weights: {}", model.display()),
-        (Some(model), false) => format!("weights: {}", model.display()),
-    });
+    let files = trained.model.clone().zip(trained.state.clone());
+    let files = files.map(|(model, state)| SnapshotFiles { model, state });
+    if trained.stopped {
+        lines.push(resume_hint(args, iteration, files.as_ref()));
+    } else if let Some(files) = &files {
+        lines.push(files_hint(files));
+    }
     Ok(output::print(&lines.join("\n\n"))?)
 }
 
@@ -296,9 +310,6 @@ fn check_unused(args: &Args) -> Result<(), Error> {
 
 /// Flags that are not for Spark.
 fn check_spark(args: &Args) -> Result<(), Error> {
-    if args.snapshot.is_some() {
-        return Err(not_on_spark("--snapshot", "begin from its .caffemodel with --weights"));
-    }
     if args.weights.len() > 1 {
         return Err(not_on_spark("a second file of --weights", "give one"));
     }
@@ -306,7 +317,10 @@ fn check_spark(args: &Args) -> Result<(), Error> {
         return Err(not_on_spark("--allow-nan", "leave it out"));
     }
     if !args.stages.flags().is_empty() {
-        return Err(not_on_spark("--stage and --level", "write them into the solver's train_state"));
+        return Err(not_on_spark(
+            "--stage and --level",
+            "write them into the solver's train_state",
+        ));
     }
     Ok(())
 }
@@ -338,7 +352,10 @@ fn sources_of(args: &Args) -> Result<(String, Option<String>), Error> {
         ));
     };
     let test = args.test_data.clone();
-    Ok((data, test.or_else(|| job.tests.first().and_then(|(net, _)| source_of(net)))))
+    Ok((
+        data,
+        test.or_else(|| job.tests.first().and_then(|(net, _)| source_of(net))),
+    ))
 }
 
 fn check_outputs(args: &Args, job: &Job) -> Result<(), Error> {
@@ -394,13 +411,9 @@ fn conclude(args: &Args, result: &WorkerResult) -> Outcome {
     }
     let mut lines = tables(&result.tests);
     if result.stopped {
-        lines.push(resume_hint(args, result));
+        lines.push(resume_hint(args, result.iteration, result.snapshot.as_ref()));
     } else if let Some(files) = &result.snapshot {
-        lines.push(format!(
-            "weights: {}, to resume: {}",
-            files.model.display(),
-            files.state.display()
-        ));
+        lines.push(files_hint(files));
     }
     if !lines.is_empty() {
         output::print(&lines.join("\n\n"))?;
@@ -408,10 +421,14 @@ fn conclude(args: &Args, result: &WorkerResult) -> Outcome {
     Ok(())
 }
 
+fn files_hint(files: &SnapshotFiles) -> String {
+    let (model, state) = (files.model.display(), files.state.display());
+    format!("weights: {model}, to resume: {state}")
+}
+
 /// How to take up a run that was stopped.
-fn resume_hint(args: &Args, result: &WorkerResult) -> String {
-    let iteration = result.iteration;
-    let Some(files) = &result.snapshot else {
+fn resume_hint(args: &Args, iteration: u64, files: Option<&SnapshotFiles>) -> String {
+    let Some(files) = files else {
         return format!("stopped after {iteration} iterations without a snapshot");
     };
     let mut words = vec![
@@ -445,5 +462,16 @@ fn resume_hint(args: &Args, result: &WorkerResult) -> String {
     }
     words.extend(args.log.iter().map(|path| format!("--log {}", quoted_path(path))));
     words.extend(args.events.iter().map(|path| format!("--events {}", quoted_path(path))));
+    words.extend(args.model.iter().map(|path| format!("--model {}", quoted_path(path))));
+    let of_tests = [
+        ("--test-data", &args.test_data),
+        ("--test-data-list", &args.test_data_list),
+    ];
+    words.extend(
+        of_tests
+            .iter()
+            .filter_map(|(flag, value)| value.as_ref().map(|value| format!("{flag} {}", quoted(value)))),
+    );
+    words.extend(args.spark.flags());
     format!("stopped after {iteration} iterations; to go on: {}", words.join(" "))
 }

@@ -94,6 +94,8 @@ class Driver:
         self._attempt = _Attempt(number=-1, begun_at=time.monotonic())
         self._interrupt: Callable[[], None] | None = None
         self.is_stopped = False
+        #: Gets every round that is committed; its workers wait meanwhile.
+        self.on_commit: Callable[[Committed], None] | None = None
         self._closed = threading.Event()
         self._guests = threading.Semaphore(MAX_GUESTS)
         self._links: set[Link] = set()
@@ -212,8 +214,12 @@ class Driver:
                     else:
                         attempt.failures.append(reason)
                 elif kind == "commit":
+                    before = self.committed
                     self._take_part(attempt, rank, int(message["iteration"]), bool(message["finished"]), payloads)
+                    committed = self.committed
             if kind == "commit":
+                if self.on_commit and committed and committed is not before:
+                    self.on_commit(committed)
                 link.send({"type": "taken"})
             if kind == "event":
                 self._on_event(str(message["line"]))

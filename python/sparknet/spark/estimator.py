@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame
 
 from sparknet import _native
 from sparknet.spark import connect, data, files, worker
-from sparknet.spark.driver import Driver, TrainingError, check_cluster, hosts, run
+from sparknet.spark.driver import Committed, Driver, TrainingError, check_cluster, hosts, run
 from sparknet.spark.model import NetModel, TrainingSummary
 from sparknet.spark.params import TrainParams
 from sparknet.spark.progress import Progress
@@ -59,9 +59,12 @@ class NetEstimator(Estimator, TrainParams, DefaultParamsReadable, DefaultParamsW
         check_cluster(spark, workers)
         progress = Progress(self.getOrDefault(self.verbose))
         seed = self.getOrDefault(self.seed) if self.isDefined(self.seed) else job.seed
+        begin, begin_seed = self._snapshot()
+        seed = begin_seed if seed is None else seed
         seed = secrets.randbelow(1_000_000_007) if seed is None else seed
         on_event, on_message = self._heard_by(progress)
         with Driver(workers, weights, self.getOrDefault(self.heartbeatTimeout), on_event) as driver:
+            driver.committed = begin
             if self._on_driver:
                 self._on_driver(driver)
             given = self.getOrDefault(self.driverHost)
@@ -117,6 +120,26 @@ class NetEstimator(Estimator, TrainParams, DefaultParamsReadable, DefaultParamsW
             listener(json.dumps({"event": "message", "message": message}))
 
         return on_event, on_message
+
+    def _sync(self) -> dict[str, Any]:
+        """How workers agree, as `_native` takes it."""
+        return {name: self.getOrDefault(name) for name in ("sync", "tau", "history")}
+
+    def _snapshot(self) -> tuple[Committed | None, int | None]:
+        """What a run goes on from, as if it had been committed, and the seed that it had."""
+        path, workers = self.getOrDefault(self.snapshot), self.getOrDefault(self.numWorkers)
+        if path is None:
+            return None, None
+        if self.getOrDefault(self.weights) is not None:
+            raise ValueError("weights and snapshot are both given: a snapshot has weights, so leave weights out")
+        found = _native.read_snapshot(path, workers=workers, **self._sync())
+        iteration, seed, model, state, parts = found
+        return Committed(iteration, is_finished=False, model=model, state=state, workers=parts), seed
+
+    def _state_of(self, committed: Committed, model_path: str) -> bytes:
+        """The .solverstate of what was committed, to lie beside the model's file."""
+        parts = {"model": model_path, "state": committed.state, "workers": committed.workers}
+        return bytes(_native.solverstate(**parts, **self._sync()))
 
     def _check(self) -> None:
         at_least_one = ("numWorkers", "tau")

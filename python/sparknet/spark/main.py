@@ -23,7 +23,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from sparknet.spark import files, sources
-from sparknet.spark.driver import Driver, TrainingStoppedError
+from sparknet.spark.driver import Committed, Driver, TrainingStoppedError
 from sparknet.spark.estimator import NetEstimator
 from sparknet.spark.model import NetModel
 
@@ -105,7 +105,7 @@ def train(spark: SparkSession, request: dict[str, Any], command: Command) -> dic
             F.col(test.features).alias(source.features), F.col(_labelled(test, request["test_data"])).alias(label)
         )
         frame = frame.withColumn(IS_TEST, F.lit(False)).union(test_rows.withColumn(IS_TEST, F.lit(True)))
-    given = {name: request[name] for name in ("tau", "history", "weights") if request[name] is not None}
+    given = {name: request[name] for name in ("tau", "history", "weights", "snapshot") if request[name] is not None}
     if request["max_iter"] is not None:
         given["maxIter"] = request["max_iter"]
     estimator = NetEstimator(
@@ -124,39 +124,68 @@ def train(spark: SparkSession, request: dict[str, Any], command: Command) -> dic
         **given,
     )
     estimator._on_event = command.event
-    drivers: list[Driver] = []
-    estimator._on_driver = drivers.append
+    snapshots = Snapshots(estimator, request, command)
+    estimator._on_driver = snapshots.watch
+    try:
+        with command.stopped_by(snapshots.stop):
+            summary = estimator.fit(frame).summary
+    except TrainingStoppedError:
+        return {"stopped": True, **snapshots.last()}
+    found = {"bad_rows": summary.badRows, "first_bad": summary.firstBadRow}
+    return {"stopped": False, **found, **snapshots.last()}
 
-    def stop() -> None:
-        if drivers:
-            drivers[0].stop()
+
+class Snapshots:
+    """Writes the rounds that a run's driver has: on the way as often as the solver says, and the last one."""
+
+    def __init__(self, estimator: NetEstimator, request: dict[str, Any], command: Command) -> None:
+        self._estimator = estimator
+        self._request = request
+        self._command = command
+        self._driver: Driver | None = None
+        self._written: Committed | None = None
+        self._begin: Committed | None = None
+
+    def watch(self, driver: Driver) -> None:
+        """Keeps a run's driver in sight."""
+        self._driver, self._begin = driver, driver.committed
+        driver.on_commit = self._committed
+
+    def stop(self) -> None:
+        """Ends the run; where there is none yet, whatever goes on."""
+        if self._driver:
+            self._driver.stop()
         else:
             _interrupt()
 
-    try:
-        with command.stopped_by(stop):
-            model = estimator.fit(frame)
-    except TrainingStoppedError as stopped:
-        committed = stopped.committed
-        if committed is None:
-            return {"iteration": 0, "stopped": True, "model": None}
-        path = _model_path(request, committed.iteration)
-        files.write_whole(path, committed.model)
-        return {"iteration": committed.iteration, "stopped": True, "model": path}
-    summary = model.summary
-    path = _model_path(request, summary.totalIterations)
-    model.saveCaffeModel(path)
-    return {
-        "iteration": summary.totalIterations,
-        "stopped": False,
-        "model": path,
-        "bad_rows": summary.badRows,
-        "first_bad": summary.firstBadRow,
-    }
+    def last(self) -> dict[str, Any]:
+        """Writes the last round, where this run had one, and says its iteration and its files."""
+        committed = self._driver.committed if self._driver else None
+        if committed is None or committed is self._begin:
+            return {"iteration": committed.iteration if committed else 0, "model": None, "state": None}
+        model, state = self._write(committed, self._request["model"])
+        return {"iteration": committed.iteration, "model": model, "state": state}
 
+    def _committed(self, committed: Committed) -> None:
+        interval, before = self._request["snapshot_interval"], self._written or self._begin
+        passed = (
+            committed.iteration // interval > (before.iteration if before else 0) // interval if interval else False
+        )
+        if passed and not committed.is_finished:
+            # A snapshot that cannot be written is no reason to end a run that may yet end well.
+            with contextlib.suppress(OSError):
+                self._write(committed, None)
+                self._written = committed
 
-def _model_path(request: dict[str, Any], iteration: int) -> str:
-    return str(request["model"] or f"{request['snapshot_prefix']}_iter_{iteration}.caffemodel")
+    def _write(self, committed: Committed, model: str | None) -> tuple[str, str]:
+        model = model or f"{self._request['snapshot_prefix']}_iter_{committed.iteration}.caffemodel"
+        state = f"{model.removesuffix('.caffemodel')}.solverstate"
+        # The model first, so that a state never names one that is not there.
+        files.write_whole(model, committed.model)
+        files.write_whole(state, self._estimator._state_of(committed, model))
+        event = {"event": "snapshot", "iteration": committed.iteration, "model": model, "state": state}
+        self._command.event(json.dumps(event))
+        return model, state
 
 
 def _model(source: sources.Source, request: dict[str, Any]) -> NetModel:

@@ -18,6 +18,7 @@ import pyarrow as pa
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql import types as T
 
 from sparknet import _native
 from sparknet.spark import connect, sequence_keys
@@ -146,7 +147,21 @@ def _parquet(spark: SparkSession, path: str, columns: Columns) -> Source:
             raise SourceError(f"{path} has no column {given}, but {', '.join(names)}: correct {flag}")
     label = columns.label or (LABEL if LABEL in names else None)
     identity = columns.id or next((name for name in (ID, "id") if name in names), None)
-    return Source(frame, features, label, identity)
+    if label is not None and isinstance(frame.schema[label].dataType, T.StringType):
+        # CaffeOnSpark's labels are numbers in text.
+        frame = frame.withColumn(label, F.col(label).try_cast("float"))
+    return Source(frame, features, label, identity, _declared_shape(frame))
+
+
+def _declared_shape(frame: DataFrame) -> list[int] | None:
+    """The shape that CaffeOnSpark's columns say of raw pixels."""
+    sizes = ["channels", "height", "width"]
+    if not set(sizes) <= set(frame.columns):
+        return None
+    if "encoded" in frame.columns:
+        frame = frame.where("not encoded")
+    first = frame.select(*sizes).first()
+    return [int(first[size]) for size in sizes] if first and all(first[size] for size in sizes) else None
 
 
 def _images(spark: SparkSession, path: str, list_file: str | None) -> Source:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import sparknet
-from clusters import SPARK_HOME, STANDALONE_SETTINGS, environment, standalone
+from clusters import STANDALONE_SETTINGS, environment, standalone
 from pyspark.sql import SparkSession
 
 from golden import GOLDEN, PROJECT
@@ -70,7 +70,7 @@ def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("command")
     (folder / "net.prototxt").write_text(NET)
     (folder / "solver.prototxt").write_text(SOLVER)
-    flags = ["--workers", 2, "--tau", 5, "--events", "events.jsonl", "--log", "run.log"]
+    flags = ["--workers", 2, "--threads", 2, "--tau", 5, "--events", "events.jsonl", "--log", "run.log"]
     evaluated = ["--evaluation-json", "evaluation.json"]
     out = succeeds(folder, "train", "--solver", "solver.prototxt", "--master", "local[2]", *flags, *evaluated, *CONF)
     (folder / "output.txt").write_text(out)
@@ -85,13 +85,16 @@ def shapes(text: str) -> list[str]:
 def test_train_prints_and_writes_what_it_does_without_spark(place, tmp_path):
     for name in ("net.prototxt", "solver.prototxt"):
         (tmp_path / name).write_text((place / name).read_text())
-    flags = ["--workers", 2, "--tau", 5, "--events", "events.jsonl", "--log", "run.log"]
+    flags = ["--workers", 2, "--threads", 2, "--tau", 5, "--events", "events.jsonl", "--log", "run.log"]
     here = succeeds(tmp_path, "train", "--solver", "solver.prototxt", *flags, "--evaluation-json", "evaluation.json")
     there = (place / "output.txt").read_text()
-    # Only a run without Spark has snapshots, whose files it names.
-    expected = [line for line in shapes(here) if not line.startswith(("snapshot", "weights"))]
-    assert shapes(there)[:-1] == [*expected, *([""] if expected[-1] else [])] or shapes(there)[:-2] == expected
-    assert there.splitlines()[-1] == "weights: tiny_iter_100.caffemodel"
+    # Only a run without Spark has snapshots.
+    progress = [[line for line in shapes(text) if not line.startswith("snapshot")] for text in (here, there)]
+    ends = [lines.index("finished after N iterations in N s, N images/s") for lines in progress]
+    assert progress[0][: ends[0]] == progress[1][: ends[1]] and ends[0] == 6
+    for lines, end in zip(progress, ends, strict=True):
+        assert " class  support  precision  recall  F1" in [f" {'  '.join(line.split())}" for line in lines[end:]]
+    assert there.splitlines()[-1] == "weights: tiny_iter_100.caffemodel, to resume: tiny_iter_100.solverstate"
     kinds = {}
     for name, folder in (("here", tmp_path), ("there", place)):
         lines = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
@@ -126,24 +129,17 @@ def test_test_and_features(place, tmp_path):
     assert fails(place, *features, "--output", out) == f"{out} exists already: remove it, or name another --output"
 
 
-def test_train_on_a_standalone_cluster_with_a_model_of_its_own_name(place, tmp_path):
+def test_a_run_goes_on_from_a_snapshot_on_another_cluster_to_the_same_bits(place, tmp_path):
     settings = [word for name, value in STANDALONE_SETTINGS.items() for word in ("--spark-conf", f"{name}={value}")]
+    train = ["train", "--solver", "solver.prototxt", "--workers", 2, "--threads", 2, "--tau", 5, "--quiet"]
+    train += ["--data", LMDB, "--test-data", LMDB]
+    begun = tmp_path / "begun.caffemodel"
+    out = succeeds(place, *train, "--master", "local[2]", "--max-iter", 60, "--model", begun, *CONF)
+    assert out.splitlines()[-1] == f"weights: {begun}, to resume: {begun.with_suffix('.solverstate')}"
     with standalone(tmp_path) as master:
-        flags = ["--data", LMDB, "--test-data", LMDB, "--workers", 2, "--tau", 5, "--quiet"]
-        out = succeeds(
-            place,
-            "train",
-            "--solver",
-            "solver.prototxt",
-            "--master",
-            master,
-            *flags,
-            "--model",
-            tmp_path / "out",
-            *settings,
-        )
-    assert out.splitlines()[-1] == f"weights: {tmp_path / 'out'}"
-    # The same records, workers and seed as in local[2].
+        resumed = [*train, "--snapshot", begun.with_suffix(".solverstate"), "--master", master, *settings]
+        out = succeeds(place, *resumed, "--model", tmp_path / "out")
+    assert out.splitlines()[-1] == f"weights: {tmp_path / 'out'}, to resume: {tmp_path / 'out'}.solverstate"
     assert (tmp_path / "out").read_bytes() == (place / "tiny_iter_100.caffemodel").read_bytes()
 
 
@@ -173,8 +169,10 @@ def test_ctrl_c_keeps_what_was_committed(place, tmp_path):
     finally:
         running.kill()
     assert running.returncode == 0, error
-    found = re.search(r"stopped after (\d+) iterations; weights: kept.caffemodel", out)
-    assert found and int(found[1]) > 0
+    found = re.search(r"stopped after (\d+) iterations; to go on: sparknet train (.*)", out)
+    assert (
+        found and int(found[1]) > 0 and "--snapshot kept.solverstate" in found[2] and "--master 'local[2]'" in found[2]
+    )
     sparknet.Net(str(tmp_path / "net.prototxt"), str(tmp_path / "kept.caffemodel"), phase=sparknet.TEST)
 
 
@@ -220,8 +218,7 @@ def test_what_is_missing_is_said_before_spark_starts(place, tmp_path):
     assert fails(place, *train, SPARK_HOME=str(tmp_path)) == (
         f"{tmp_path}/bin/spark-submit: this file does not exist: set SPARK_HOME to a Spark, or unset it"
     )
-    assert fails(place, *train, "--snapshot", "s").startswith("--snapshot does not go with --master: ")
+    assert fails(place, *train, "--allow-nan") == "--allow-nan does not go with --master: leave it out"
     assert fails(place, "train", "--solver", "solver.prototxt", "--data", "x").startswith(
         "--data is for Spark: give --master"
     )
-    assert SPARK_HOME.is_dir()

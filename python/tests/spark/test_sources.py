@@ -70,6 +70,12 @@ def test_parquet(spark, pixels, tmp_path):
     frame = spark.createDataFrame(rows, "id string, image binary, label int")
     frame.write.parquet(path)
     assert collected(sources.read(spark, path)) == pixels
+    # As CaffeOnSpark's LMDB2DataFrame has them: labels in text, the shape of raw pixels in columns.
+    schema = "id string, label string, channels int, height int, width int, encoded boolean, data binary"
+    theirs = [("00000007", "5", 1, 2, 3, False, bytearray(b"abcdef"))]
+    spark.createDataFrame(theirs, schema).write.parquet(str(tmp_path / "theirs"))
+    source = sources.read(spark, str(tmp_path / "theirs"))
+    assert collected(source) == {"00000007": (b"abcdef", 5.0)} and source.shape == [1, 2, 3]
     renamed = str(tmp_path / "renamed")
     frame.toDF("SampleID", "picture", "kind").write.parquet(renamed)
     columns = Columns(features="picture", label="kind")
