@@ -1,80 +1,91 @@
-//! `sparknet extract-features`
+//! `sparknet features`
 
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use sparknet_engine::Phase;
 use sparknet_train::{
-    Error,
-    features::{FeatureSettings, extract_features},
-    job::NetSource,
+    job::{NetSource, Stages},
+    signals::{Control, SignalEffect},
 };
 
 use crate::{
-    Outcome,
-    args::{self, StageArgs},
-    output,
+    Outcome, output,
+    spark::{SparkArgs, source_of},
+    test::no_source,
 };
 
-/// Write what blobs of a trained net hold for each record of its data, as LMDBs of float Datums
+/// The Spark that a machine has to itself.
+const THIS_MACHINE: &str = "local[*]";
+
+/// Write what blobs of a trained net hold for each record, on Spark
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The net's .prototxt; its layers of phase TEST are taken, one of which reads data
+    /// The net's .prototxt; its layers of phase TEST are taken
     #[arg(long, value_name = "FILE")]
     model: PathBuf,
-    /// The weights, from one or several .caffemodel files
-    #[arg(long, value_name = "FILES", value_delimiter = ',', required = true)]
-    weights: Vec<PathBuf>,
+    /// The weights, a .caffemodel
+    #[arg(long, value_name = "FILE")]
+    weights: PathBuf,
     /// The blobs
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', required = true)]
+    #[arg(long, value_name = "A,B", value_delimiter = ',', required = true)]
     blobs: Vec<String>,
-    /// The LMDBs to write, one a blob
-    #[arg(long, value_name = "FOLDERS", value_delimiter = ',', required = true)]
-    out: Vec<PathBuf>,
-    /// Batches to take; all of the data, every record once, unless given
-    #[arg(long, value_name = "I", value_parser = clap::value_parser!(u64).range(1..))]
-    iterations: Option<u64>,
-    /// Threads; one a core unless given
-    #[arg(long, value_name = "T", value_parser = args::few())]
-    threads: Option<usize>,
+    /// The folder to write, which does not exist yet
+    #[arg(long, value_name = "PATH")]
+    output: String,
+    /// What to write; a record has SampleID and a column a blob
+    #[arg(long, value_name = "FORMAT", value_parser = ["json", "parquet"], default_value = "json")]
+    format: String,
     #[command(flatten)]
-    stages: StageArgs,
+    spark: SparkArgs,
 }
 
 const EXAMPLES: &str = "\
 Examples:
-  sparknet extract-features --model models/lenet/net.prototxt --weights models/lenet/lenet_iter_2000.caffemodel --blobs ip1 --out ip1_lmdb
-  sparknet extract-features --model N --weights W --blobs conv2,ip1 --out conv2_lmdb,ip1_lmdb --iterations 10
+  sparknet features --model N --weights W --blobs ip1 --output features
+  sparknet features --model N --weights W --blobs ip1,ip2 --data images/ --master local[2] --output f --format parquet
 
-Keys are the records' places in ten digits; a Datum has the blob's channels, height and width, and no label. A later
-net reads such an LMDB by a Data layer.";
+Without --master, a Spark on all cores of this machine does it.";
 
-pub fn extract(args: &Args) -> Outcome {
-    let (blobs, folders) = (args.blobs.len(), args.out.len());
-    if blobs != folders {
-        return Err(Error::Usage(format!(
-            "--blobs has {blobs} names and --out {folders} folders: give one folder a blob"
-        ))
-        .into());
-    }
-    let outputs: Vec<&Path> = args.out.iter().map(PathBuf::as_path).collect();
-    output::check_apart(&outputs, &[&args.model])?;
-    let settings = FeatureSettings {
-        net: NetSource::read(&args.model, Phase::Test, &args.stages.stages())?,
-        weights: args.weights.clone(),
-        blobs: args.blobs.iter().cloned().zip(args.out.iter().cloned()).collect(),
-        max_batches: args.iterations,
-        threads: args.threads,
+/// What `sparknet/spark/main.py` needs to write features.
+#[derive(Serialize)]
+struct FeaturesRequest<'a> {
+    net: &'a Path,
+    weights: &'a Path,
+    blobs: &'a [String],
+    output: &'a str,
+    format: &'a str,
+    threads_per_worker: usize,
+}
+
+#[derive(Deserialize)]
+struct Written {
+    records: u64,
+    output: String,
+}
+
+pub fn features(args: &Args) -> Outcome {
+    let data = match &args.spark.data {
+        Some(data) => data.clone(),
+        None => source_of(&NetSource::read(&args.model, Phase::Test, &Stages::default())?).ok_or_else(no_source)?,
     };
-    let outcome = extract_features(&settings, &mut |records| {
-        output::show_state(&format!("{records} records"));
-    });
-    output::show_state("");
-    let records = outcome?;
-    let written: Vec<String> = settings
-        .blobs
-        .iter()
-        .map(|(blob, path)| format!("{blob}: {} ({records} records)", path.display()))
-        .collect();
-    Ok(output::print(&written.join("\n"))?)
+    let request = FeaturesRequest {
+        net: &args.model,
+        weights: &args.weights,
+        blobs: &args.blobs,
+        output: &args.output,
+        format: &args.format,
+        threads_per_worker: 0,
+    };
+    let control = Control::default();
+    control.listen(SignalEffect::Stop, SignalEffect::None)?;
+    let master = args.spark.master.as_deref().unwrap_or(THIS_MACHINE);
+    let written: Written = args
+        .spark
+        .run(master, "features", &data, request, &control, &mut |_| {})?;
+    Ok(output::print(&format!(
+        "{}: {} records",
+        written.output, written.records
+    ))?)
 }

@@ -204,6 +204,22 @@ pub fn write(
     Ok(())
 }
 
+/// The `.solverstate` of a committed round, to lie beside `model`: `state` is worker 0's, `workers` what each holds beside
+/// it, in order of rank, and `run_sync` how they agree, in flags.
+///
+/// # Errors
+/// Bytes that are not what was committed.
+pub fn state_of_commit(model: &Path, state: &[u8], workers: &[Vec<u8>], run_sync: &str) -> Result<Vec<u8>, Error> {
+    let mut state: SolverState = binary::decode(state, "the committed state")?;
+    state.learned_net = Some(model.display().to_string());
+    state.run_sync = Some(run_sync.to_owned());
+    state.worker = workers
+        .iter()
+        .map(|worker| binary::decode(worker, "the committed worker's state"))
+        .collect::<Result<_, _>>()?;
+    Ok(state.encode_to_vec())
+}
+
 /// A snapshot that a run is taken up from.
 #[derive(Clone, Debug)]
 pub struct Resume {
@@ -269,6 +285,27 @@ impl Resume {
             state,
             model: Some(model),
         })
+    }
+
+    /// The same as commits have it: the model of all, worker 0's state, and what each worker holds beside them.
+    ///
+    /// # Errors
+    /// The model cannot be read.
+    pub fn to_commit(&self, workers: usize) -> Result<(Vec<u8>, Vec<u8>, Vec<Vec<u8>>), Error> {
+        let model = match &self.model {
+            Some(model) => model.encode_to_vec(),
+            None => read_weights(&self.model())?.encode_to_vec(),
+        };
+        let mut state = self.state.clone();
+        let mut parts = std::mem::take(&mut state.worker);
+        parts.resize(workers, WorkerState::default());
+        let parts = parts.iter().map(WorkerState::encode_to_vec).collect();
+        Ok((model, state.encode_to_vec(), parts))
+    }
+
+    /// Iterations done.
+    pub fn iteration(&self) -> u64 {
+        u64::try_from(self.state.iter()).unwrap_or(0)
     }
 
     /// The seed that the run had.

@@ -58,11 +58,12 @@ struct BatchScores {
 }
 
 /// What a test found.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize)]
 pub struct TestResult {
     /// Records that were seen, each once.
     pub records: u64,
     /// The mean over records of each output, by blob name; `name[i]` where an output has several values.
+    #[serde(deserialize_with = "crate::events::numbers_or_nan")]
     pub scores: BTreeMap<String, f64>,
     /// Precision, recall, F1 and confusion, where the net has scores and labels.
     pub evaluation: Option<Evaluation>,

@@ -103,6 +103,11 @@ class TrainParams(NetParams):
         _text_or_none,
     )
     weights: Param[str | None] = _param("weights", "a .caffemodel on the driver to begin with", _text_or_none)
+    snapshot: Param[str | None] = _param(
+        "snapshot",
+        "a .solverstate on the driver to go on from, with as many workers that agree in the same way",
+        _text_or_none,
+    )
     numWorkers: Param[int] = _param(
         "numWorkers", "workers, each a Spark task with rows of its own", TypeConverters.toInt
     )
@@ -161,6 +166,7 @@ class TrainParams(NetParams):
         self._setDefault(
             net=None,
             weights=None,
+            snapshot=None,
             numWorkers=2,
             sync="average",
             tau=10,

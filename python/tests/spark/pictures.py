@@ -15,3 +15,16 @@ def images(count: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
         row, column = (label // 2) * 4, (label % 2) * 4
         image[0, row : row + 4, column : column + 4] += 100
     return pixels, labels
+
+
+def rows(count: int) -> list[tuple[bytearray, int, bool]]:
+    """Raw images with labels, of which every 6th is to test on."""
+    pixels, labels = images(count)
+    return [
+        (bytearray(image.tobytes()), int(label), index % 6 == 5)
+        for index, (image, label) in enumerate(zip(pixels, labels, strict=True))
+    ]
+
+
+#: The columns of `rows`.
+COLUMNS = "image binary, label int, is_test boolean"
