@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from functools import partial
@@ -15,6 +16,7 @@ from pyspark.sql import DataFrame
 from sparknet import _native
 from sparknet.spark import data, worker
 from sparknet.spark.driver import Driver, TrainingError, check_cluster, hosts, run
+from sparknet.spark.job_page import JobPage
 from sparknet.spark.model import NetModel, TrainingSummary
 from sparknet.spark.params import TrainParams
 from sparknet.spark.progress import Progress
@@ -49,10 +51,15 @@ class NetEstimator(Estimator, TrainParams, DefaultParamsReadable, DefaultParamsW
         job = self._packed()
         weights = _read(self.getOrDefault(self.weights)) if self.getOrDefault(self.weights) else None
         check_cluster(spark, workers)
-        progress = Progress(self.getOrDefault(self.verbose))
         seed = self.getOrDefault(self.seed) if self.isDefined(self.seed) else job.seed
         seed = secrets.randbelow(1_000_000_007) if seed is None else seed
-        with Driver(workers, weights, self.getOrDefault(self.heartbeatTimeout), progress.event) as driver:
+        page = JobPage(spark)
+        progress = Progress(self.getOrDefault(self.verbose), page.tell)
+        with (
+            contextlib.closing(progress),
+            Driver(workers, weights, self.getOrDefault(self.heartbeatTimeout), progress.event) as driver,
+        ):
+            page.tag = driver.tag
             given = self.getOrDefault(self.driverHost)
             settings = partial(
                 worker.WorkerSettings,
@@ -81,8 +88,9 @@ class NetEstimator(Estimator, TrainParams, DefaultParamsReadable, DefaultParamsW
                 lambda attempt: partial(worker.train_partition, settings=settings(attempt=attempt)),
                 worker.SCHEMA,
                 progress.message,
+                page,
+                f"{job.net_name or 'a net'}, {workers} workers: taking rows in",
             )
-            progress.close()
             committed = driver.committed
         if committed is None:
             raise TrainingError("the workers handed over no model: please report this as a bug")
