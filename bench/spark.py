@@ -275,14 +275,14 @@ def report(samples: dict[str, list[dict]], others: float) -> str:
     parts = [
         f"# NetEstimator and TorchDistributor on Spark, {datetime.date.today()}",
         f"- machine: {machine()}\n- versions: {first[OURS]['version']}, {first[NCHW]['version']}, Spark "
-        f"{first[OURS]['spark']}\n- other programs: at most {others:.0%} of the processor, seen before each round{busy}\n"
-        f"- rounds: {len(samples[OURS])}",
+        f"{first[OURS]['spark']}\n- other programs: at most {others:.0%} of the processor, seen before each "
+        f"round{busy}\n- rounds: {len(samples[OURS])}",
         f"LeNet on Fashion-MNIST, {EPOCHS} epochs, `{MASTER}`: {WORKERS} workers with a thread each and batches of "
         f"{BATCH}, from the same Parquet files. NetEstimator averages weights every {TAU} iterations; TorchDistributor "
         "runs DDP over gloo, with the images as float tensors in memory. Same net, initialisation, learning rates, "
-        "momentum and decay. Medians over the rounds with quartiles; the accuracy on the test set is the mean, with the "
-        "least and the most. Images/s are those of the training loop alone; the wall time is that of `fit` or `run` on "
-        "a Spark whose executors are up, until the weights are on the driver.",
+        "momentum and decay. Medians over the rounds with quartiles; the accuracy on the test set is the mean, with "
+        "the least and the most. Images/s are those of the training loop alone; the wall time is that of `fit` or "
+        "`run` on a Spark whose executors are up, until the weights are on the driver.",
         table_text(["", "images/s in training", "wall time s", "accuracy"], rows),
         table_text(["ratio of medians", "", "goal"], ratios),
     ]

@@ -62,9 +62,7 @@ class JobPage:
                 continue
             _set_description(live_jobs.get(job_id).get(), description)
             _set_description(job, description)
-            stages = live_stages.values().iterator()
-            while stages.hasNext():
-                stage = stages.next()
+            for stage in live_stages.values():
                 if stage.jobIds().contains(job_id):
                     _set_description(stage, description)
                     _set_description(status.lastStageAttempt(stage.info().stageId()), description)

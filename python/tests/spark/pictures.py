@@ -19,7 +19,7 @@ def images(count: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
 
 
 def digits(count: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Digits as MNIST has them, printed in place of written: pixels `(count, 1, 28, 28)` and labels, all ten in turn."""
+    """Digits as MNIST has them, printed in place of written: pixels `(count, 1, 28, 28)` and labels, ten in turn."""
     random = np.random.default_rng(seed)
     labels = np.arange(count) % 10
     pixels = np.empty((count, 1, 28, 28), np.uint8)

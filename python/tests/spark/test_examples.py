@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pyspark
 import pytest
-from golden import PROJECT
-from PIL import Image
 from pictures import digits
+from PIL import Image
 from pyspark.sql import SparkSession
+
+from golden import PROJECT
 
 EXAMPLES = PROJECT / "examples"
 

@@ -6,13 +6,14 @@ CaffeOnSpark trains its LeNet on MNIST; here printed digits stand for written on
 import numpy as np
 import pytest
 import sparknet
-from golden import PROJECT
 from local import shards_of
 from pictures import digits, images
 from pyspark.sql import functions as F
 from sparknet.spark import NetEstimator
 from sparknet.spark.data import FEATURES, LABEL
 from test_fit import estimator
+
+from golden import PROJECT
 
 LENET = PROJECT / "models" / "lenet"
 

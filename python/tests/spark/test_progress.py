@@ -128,7 +128,7 @@ def test_sparks_page_shows_iteration_and_loss_while_it_trains(spark, solver, tra
     def watch():
         while not is_over.wait(0.05):
             for kind, found in seen.items():
-                with urllib.request.urlopen(f"{url}/{kind}", timeout=10) as answer:
+                with urllib.request.urlopen(f"{url}/{kind}", timeout=60) as answer:
                     running = [each for each in json.load(answer) if each["status"] in ("RUNNING", "ACTIVE")]
                 found += [each["description"] for each in running if each.get("description")]
 
