@@ -16,6 +16,7 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 
 from sparknet.spark import connect
+from sparknet.spark.job_page import JobPage
 from sparknet.spark.link import Link, LinkError
 
 #: How long workers may come one after the other: Spark starts those of a barrier stage together.
@@ -86,6 +87,8 @@ class Driver:
     ) -> None:
         self.world = world
         self.token = secrets.token_hex(32)
+        #: Spark's tags of this driver's jobs begin so; no part of the token.
+        self.tag = f"sparknet-{secrets.token_hex(8)}"
         self.committed: Committed | None = None
         self._weights = weights
         self._heartbeat_timeout_s = heartbeat_timeout_s
@@ -338,21 +341,24 @@ def run(
     worker: Callable[[int], Callable[..., Any]],
     schema: str,
     on_message: Callable[[str], None],
+    page: JobPage,
+    title: str,
 ) -> tuple[list[Any], int]:
     """Runs the workers until they have finished, again from the last committed round where they fail.
 
     `worker` gives the function of an attempt. Returns the rows that the workers gave, and how often they
-    were restarted.
+    were restarted. `title` is what Spark's UI says on `page` before there is a first loss.
     """
     spark = frame.sparkSession
     for attempt in range(max_restarts + 1):
-        tag = f"sparknet-{driver.token[:16]}-{attempt}"
+        tag = f"{driver.tag}-{attempt}"
         driver.begin(attempt, lambda tag=tag: spark.interruptTag(tag))
         spark.addTag(tag)
         try:
             if driver.is_stopped:
                 raise TrainingStoppedError(driver.committed)
-            rows = frame.mapInArrow(worker(attempt), schema, barrier=True).collect()
+            with page.described(title):
+                rows = frame.mapInArrow(worker(attempt), schema, barrier=True).collect()
             if driver.committed is None or not driver.committed.is_finished:
                 raise TrainingError("the workers ended without handing over the model: please report this as a bug")
             return rows, attempt

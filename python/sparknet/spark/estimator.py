@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import secrets
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +18,7 @@ from pyspark.sql import DataFrame
 from sparknet import _native
 from sparknet.spark import connect, data, files, worker
 from sparknet.spark.driver import Committed, Driver, TrainingError, check_cluster, hosts, run
+from sparknet.spark.job_page import JobPage
 from sparknet.spark.model import NetModel, TrainingSummary
 from sparknet.spark.params import TrainParams
 from sparknet.spark.progress import Progress
@@ -57,13 +60,18 @@ class NetEstimator(Estimator, TrainParams, DefaultParamsReadable, DefaultParamsW
         job = self._packed()
         weights = files.read(self.getOrDefault(self.weights)) if self.getOrDefault(self.weights) else None
         check_cluster(spark, workers)
-        progress = Progress(self.getOrDefault(self.verbose))
         seed = self.getOrDefault(self.seed) if self.isDefined(self.seed) else job.seed
         begin, begin_seed = self._snapshot()
         seed = begin_seed if seed is None else seed
         seed = secrets.randbelow(1_000_000_007) if seed is None else seed
+        page = JobPage(spark)
+        progress = Progress(self.getOrDefault(self.verbose), page.tell)
         on_event, on_message = self._heard_by(progress)
-        with Driver(workers, weights, self.getOrDefault(self.heartbeatTimeout), on_event) as driver:
+        with (
+            contextlib.closing(progress),
+            Driver(workers, weights, self.getOrDefault(self.heartbeatTimeout), on_event) as driver,
+        ):
+            page.tag = driver.tag
             driver.committed = begin
             if self._on_driver:
                 self._on_driver(driver)
@@ -95,8 +103,9 @@ class NetEstimator(Estimator, TrainParams, DefaultParamsReadable, DefaultParamsW
                 lambda attempt: partial(worker.train_partition, settings=settings(attempt=attempt)),
                 worker.SCHEMA,
                 on_message,
+                page,
+                f"{job.net_name or 'a net'}, {workers} workers: taking rows in",
             )
-            progress.close()
             committed = driver.committed
         if committed is None:
             raise TrainingError("the workers handed over no model: please report this as a bug")

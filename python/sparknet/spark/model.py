@@ -186,14 +186,10 @@ class NetModel(Model, NetParams, MLReadable, MLWritable):
         frame = dataset.withColumn(data.FEATURES, data.features(dataset, self.getOrDefault(self.featuresCol)))
         names = (prediction or None, probability if settings.is_classifier and probability else None)
         out = frame.mapInArrow(partial(predict_partition, settings=settings, names=names), schema)
-        if names[1]:
-            # A null, where a row was bad, is no vector.
-            vector = F.when(
-                F.col(probability).isNotNull(),
-                array_to_vector(F.coalesce(probability, F.array().cast("array<double>"))),
-            )
-            out = out.withColumn(probability, vector)
-        return out
+        vectors = [probability] if names[1] else []
+        if self.getOrDefault(self.outputType) == "vector":
+            vectors += settings.blobs
+        return out.withColumns({name: _vector(name) for name in vectors}) if vectors else out
 
     def evaluate(self, dataset: DataFrame) -> Evaluation:
         """Tests the net on rows with labels, each row once, where they lie."""
@@ -261,6 +257,13 @@ class _Reader(MLReader[NetModel]):
         for row in sorted(rows, key=lambda row: (row["name"], row["part"])):
             model._parts[row["name"]] = model._parts.get(row["name"], b"") + bytes(row["content"])
         return model
+
+
+def _vector(name: str) -> Any:
+    """A column of arrays as vectors; a null, where a row was bad, stays one."""
+    column = F.col(data.quoted(name))
+    empty = F.array().cast("array<double>")
+    return F.when(column.isNotNull(), array_to_vector(F.coalesce(column.cast("array<double>"), empty)))
 
 
 def _context(spark: Any) -> Any:
