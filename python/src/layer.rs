@@ -105,7 +105,8 @@ impl PythonLayer {
             let tops: Vec<PyReadonlyArray1<'_, f32>> =
                 self.runner(py)?.call_method1("forward", arguments)?.extract()?;
             for (top, values) in io.top.iter_mut().zip(&tops) {
-                top.copy_from_slice(same_length(values.as_slice()?, top.len())?);
+                let length = top.len();
+                top.copy_from_slice(same_length(values.as_slice()?, length)?);
             }
             Ok(())
         })
@@ -123,7 +124,8 @@ impl PythonLayer {
                 self.runner(py)?.call_method1("backward", arguments)?.extract()?;
             for (i, values) in bottoms.iter().enumerate().filter(|(i, _)| io.propagate_down[*i]) {
                 let diff = &mut io.bottom_diff[i];
-                diff.copy_from_slice(same_length(values.as_slice()?, diff.len())?);
+                let length = diff.len();
+                diff.copy_from_slice(same_length(values.as_slice()?, length)?);
             }
             for (i, values) in param_diffs.iter().enumerate() {
                 if io.param_propagate_down[i] {

@@ -224,7 +224,7 @@ fn train_on_spark(args: &Args, master: &str) -> Outcome {
     }
     match &args.model {
         Some(path) => output::check_file(path)?,
-        None => check_prefix(&job.snapshot_prefix(), job.solver.max_iter)?,
+        None => check_prefix(&job.snapshot_prefix(), job.solver.max_iter, job.solver.snapshot_format)?,
     }
     check_outputs(args, &job)?;
     let mut sinks = sinks(args, job.solver.max_iter)?;
