@@ -17,6 +17,7 @@ mod euclidean_loss;
 mod feed;
 mod filter;
 mod flatten;
+mod gates;
 #[cfg(test)]
 mod gradient_check;
 #[cfg(test)]
