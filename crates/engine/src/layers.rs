@@ -26,6 +26,7 @@ mod exp;
 mod feed;
 mod filter;
 mod flatten;
+mod gates;
 #[cfg(test)]
 mod gradient_check;
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::cmp::Ordering;
 
 use rayon::prelude::*;
 
-use super::{Arity, LayerDef};
+use super::{Arity, LayerDef, vectorized::vectorized};
 use crate::{
     LayerError, Shape,
     layer::{Backward, Forward, Layer},
@@ -76,18 +76,26 @@ impl ArgMax {
 
     /// The best of each position of one step of the outer axes.
     fn best(&self, x: &[f32], y: &mut [f32]) {
-        for start in (0..self.inner).step_by(BLOCK) {
-            let width = BLOCK.min(self.inner - start);
-            let mut best = [(f32::NEG_INFINITY, 0); BLOCK];
-            for (index, row) in x.chunks_exact(self.inner).enumerate() {
-                for (best, value) in best.iter_mut().zip(&row[start..start + width]) {
-                    if order(&(*value, index), best) == Ordering::Less {
-                        *best = (*value, index);
+        let inner = self.inner;
+        for start in (0..inner).step_by(BLOCK) {
+            let width = BLOCK.min(inner - start);
+            let (mut values, mut indices) = ([f32::NEG_INFINITY; BLOCK], [0u32; BLOCK]);
+            let (best, places) = (&mut values, &mut indices);
+            vectorized(
+                #[inline(always)]
+                move || {
+                    for (row, index) in x.chunks_exact(inner).zip(0..) {
+                        let row = row[start..start + width].iter();
+                        for ((best, place), value) in best.iter_mut().zip(&mut *places).zip(row) {
+                            let is_better = *value >= *best || value.is_nan();
+                            *best = if is_better { *value } else { *best };
+                            *place = if is_better { index } else { *place };
+                        }
                     }
-                }
-            }
-            for (i, best) in best[..width].iter().enumerate() {
-                self.write([*best].into_iter(), y, start + i);
+                },
+            );
+            for (i, best) in values.iter().zip(indices).take(width).enumerate() {
+                self.write([(*best.0, best.1 as usize)].into_iter(), y, start + i);
             }
         }
     }

@@ -20,7 +20,7 @@
 
 use super::{
     Arity, LayerDef,
-    lstm_unit::{activate, gradient},
+    gates::{activate, gradient},
     recurrent::Recurrence,
 };
 use crate::{

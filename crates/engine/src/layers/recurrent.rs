@@ -107,11 +107,8 @@ impl Recurrence {
                 ),
             );
         }
-        let sizes = [
-            [steps + 1, streams, self.gates],
-            [1, inputs, self.gates],
-            [1, static_inputs, self.gates],
-        ];
+        let weights = [inputs, static_inputs, outputs].map(|inputs| [1, inputs, self.gates]);
+        let sizes = weights.into_iter().chain([[steps + 1, streams, self.gates]]);
         for shape in sizes.map(Shape::from) {
             if shape.checked_count().is_none() {
                 return Err(LayerError::TooLarge { shape });

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use super::{
     Arity, LayerDef,
-    lstm_unit::tanh,
+    gates::tanh,
     neuron::{CHUNK, map_pairs},
     recurrent::{Recurrence, add_bias_diff, add_weight_diff},
     vectorized::vectorized,
