@@ -88,7 +88,7 @@ def test_parquet(spark, pixels, tmp_path):
         sources.read(spark, renamed, columns=Columns("picture", "kinds"))
 
 
-def test_lmdb_is_read_by_tasks_each_its_range(spark):
+def test_lmdb_is_read_by_tasks_each_its_range(spark, tmp_path):
     source = sources.read(spark, str(DATA / "raw_lmdb"))
     assert source.shape == [1, 28, 28] and source.frame.rdd.getNumPartitions() == 2
     found = collected(source)
@@ -98,11 +98,10 @@ def test_lmdb_is_read_by_tasks_each_its_range(spark):
     for index, key in enumerate(keys):
         assert found[key] == (values[offsets[index] : offsets[index + 1]], labels[index])
     # The net's own data layer reads the same pixels.
-    net = sparknet.Net(
-        f'layer {{ name: "d" type: "Data" top: "data" top: "label" data_param {{ source: "{DATA / "raw_lmdb"}" '
-        "backend: LMDB batch_size: 96 } }",
-        phase=sparknet.TEST,
-    )
+    layer = f"""layer {{ name: "d" type: "Data" top: "data" top: "label"
+      data_param {{ source: "{DATA / "raw_lmdb"}" backend: LMDB batch_size: 96 }} }}"""
+    (tmp_path / "net.prototxt").write_text(layer)
+    net = sparknet.Net(str(tmp_path / "net.prototxt"), phase=sparknet.TEST)
     net.forward()
     assert np.array_equal(net.blobs["data"].data.astype(np.uint8).tobytes(), values)
     # A reader that is told to take little at once comes to the same.
