@@ -10,6 +10,7 @@ import argparse
 import datetime
 import gzip
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -180,14 +181,20 @@ def accuracy_of(state: dict, folder: Path) -> float:
 
 
 def shapes_of_our_net() -> list[list[int]]:
+    """Of each layer's weights and bias."""
     import sparknet
 
-    blobs = sparknet.Net(str(NET), phase=sparknet.TEST).params
-    return [list(blob.shape) for layer in blobs.values() for blob in layer]
+    text = NET.read_text()
+    # Between the data layers, which want the LMDBs, and those that want labels.
+    layers = text[text.index('layer {\n  name: "conv1"') : text.index('layer {\n  name: "accuracy"')]
+    data = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 1 dim: 28 dim: 28 } } }'
+    params = sparknet.Net(sparknet.Message.parse("NetParameter", data + layers), phase=sparknet.TEST).params
+    return [list(blob.shape) for blobs in params.values() for blob in blobs]
 
 
 def run_once(contestant: str, folder: Path, seed: int) -> dict:
     """One fit on a Spark of its own."""
+    os.environ["PYSPARK_PYTHON"] = sys.executable
     from pyspark.sql import SparkSession
 
     spark = (
@@ -195,7 +202,6 @@ def run_once(contestant: str, folder: Path, seed: int) -> dict:
         .appName(f"bench: {contestant}")
         .config("spark.driver.host", "127.0.0.1")
         .config("spark.executor.memory", "2g")
-        .config("spark.pyspark.python", sys.executable)
         .config("spark.ui.showConsoleProgress", "false")
         .getOrCreate()
     )

@@ -40,7 +40,7 @@ def net_of(classes: int, crop_size: int, batch_size: int) -> str:
     """CaffeNet's layers with fewer channels, as a prototxt."""
 
     def data(phase: int, mirror: bool) -> tuple:
-        transform = dict(crop_size=crop_size, mirror=mirror, mean_value=[104, 117, 123], force_color=True)
+        transform = dict(crop_size=crop_size, mirror=mirror, mean_value=[104, 117, 123], scale=0.017, force_color=True)
         # Rows take the source's place.
         return L.Data(
             source="rows", batch_size=batch_size, transform_param=transform, include=dict(phase=phase), ntop=2

@@ -38,9 +38,9 @@ def digits(count: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
     pixels = np.empty((count, 1, 28, 28), np.uint8)
     for image, label in zip(pixels, labels, strict=True):
         canvas = Image.new("L", (28, 28))
-        size, angle = random.integers(16, 25), random.uniform(-15, 15)
-        place = (random.integers(4, 13), random.integers(-1, 6))
+        size, angle = random.integers(18, 23), random.uniform(-8, 8)
+        place = (random.integers(6, 11), random.integers(0, 5))
         ImageDraw.Draw(canvas).text(place, str(label), fill=255, font=ImageFont.load_default(size))
-        noise = random.integers(0, 60, (28, 28))
+        noise = random.integers(0, 40, (28, 28))
         image[0] = np.clip(np.asarray(canvas.rotate(angle), np.int64) + noise, 0, 255)
     return pixels, labels

@@ -142,9 +142,9 @@ def test_deeplearning4j_distributed_evaluation_is_the_local_one(spark, solver, t
     pixels, labels = images(90, seed=5)
     rows = [(bytearray(image.tobytes()), int(label)) for image, label in zip(pixels, labels, strict=True)]
     frame = spark.createDataFrame(rows, "image binary, label int")
-    one, seven = model.evaluate(frame.coalesce(1)), model.evaluate(frame.repartition(7))
-    assert one.records == seven.records == 90 and one.details["confusion"] == seven.details["confusion"]
-    assert seven.accuracy == pytest.approx(one.accuracy) and seven.loss == pytest.approx(one.loss, abs=1e-5)
+    one, three = model.evaluate(frame.coalesce(1)), model.evaluate(frame.repartition(3))
+    assert one.records == three.records == 90 and one.details["confusion"] == three.details["confusion"]
+    assert three.accuracy == pytest.approx(one.accuracy) and three.loss == pytest.approx(one.loss, abs=1e-5)
     predictions = [row["prediction"] for row in model.transform(frame.coalesce(1)).collect()]
     confusion = np.zeros((4, 4), int)
     np.add.at(confusion, (labels, np.array(predictions, int)), 1)
