@@ -115,7 +115,10 @@ pub fn convert(options: &ConvertOptions, progress: &mut dyn FnMut(u64, u64)) -> 
                 }
                 Err(detail) if options.skip_bad => report.skipped.push(line.error(&options.list, detail).to_string()),
                 Err(detail) => {
-                    return Err(line.error(&options.list, format!("{detail}, or leave bad images out with --skip-bad")));
+                    return Err(line.error(
+                        &options.list,
+                        format!("{detail}, or leave bad images out with --skip-bad"),
+                    ));
                 }
             }
         }

@@ -83,7 +83,10 @@ impl Source for ImageListSource {
         };
         let path = under(&spec.root, &line.path);
         let file = fs::read(&path).map_err(|cause| {
-            let detail = format!("cannot read {} ({cause}): correct the path or root_folder", path.display());
+            let detail = format!(
+                "cannot read {} ({cause}): correct the path or root_folder",
+                path.display()
+            );
             line.error(&spec.list, detail)
         })?;
         let mode = if spec.is_color {
@@ -112,7 +115,12 @@ impl Source for ImageListSource {
         if self.spec.shuffle {
             // Fisher and Yates.
             for last in (1..self.order.len()).rev() {
-                let other = draw(self.spec.seed.wrapping_add(epoch), last as u64, Draw::Shuffle, last as u64 + 1);
+                let other = draw(
+                    self.spec.seed.wrapping_add(epoch),
+                    last as u64,
+                    Draw::Shuffle,
+                    last as u64 + 1,
+                );
                 self.order.swap(last, other as usize);
             }
         }
@@ -128,5 +136,9 @@ pub(crate) fn under(root: &str, path: &str) -> PathBuf {
     if root.is_empty() {
         return PathBuf::from(path);
     }
-    PathBuf::from(format!("{}/{}", root.trim_end_matches('/'), path.trim_start_matches('/')))
+    PathBuf::from(format!(
+        "{}/{}",
+        root.trim_end_matches('/'),
+        path.trim_start_matches('/')
+    ))
 }

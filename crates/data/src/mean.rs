@@ -173,13 +173,7 @@ fn add(sums: &mut Vec<f64>, values: impl ExactSizeIterator<Item = f64>) {
 }
 
 /// The error for a record whose size is not that of the first one.
-pub(crate) fn other_size(
-    source: &Path,
-    key: &[u8],
-    found: [usize; 3],
-    first: [usize; 3],
-    remedy: &str,
-) -> DataError {
+pub(crate) fn other_size(source: &Path, key: &[u8], found: [usize; 3], first: [usize; 3], remedy: &str) -> DataError {
     let size = |[channels, height, width]: [usize; 3]| format!("{channels}x{height}x{width}");
     let detail = format!("is {}, but the first record is {}: {remedy}", size(found), size(first));
     DataError::bad_record(source, key, detail)

@@ -13,15 +13,22 @@ pub(crate) const MAGIC: &[u8] = b"\x93NUMPY";
 pub(crate) fn parse(bytes: &[u8]) -> Result<(Vec<usize>, Vec<f32>), String> {
     const REMEDY: &str = "save it again with numpy.save";
     let damaged = |what: &str| format!("it is no whole .npy file ({what}): {REMEDY}");
-    let rest = bytes.strip_prefix(MAGIC).ok_or_else(|| damaged("its first bytes are others"))?;
+    let rest = bytes
+        .strip_prefix(MAGIC)
+        .ok_or_else(|| damaged("its first bytes are others"))?;
     let (version, rest) = rest.split_at_checked(2).ok_or_else(|| damaged("it ends early"))?;
     let length_bytes = match version[0] {
         1 => 2,
         2 | 3 => 4,
         other => return Err(format!("it is of version {other} of the .npy format: {REMEDY}")),
     };
-    let (length, rest) = rest.split_at_checked(length_bytes).ok_or_else(|| damaged("it ends early"))?;
-    let length = length.iter().rev().fold(0, |length, byte| length << 8 | usize::from(*byte));
+    let (length, rest) = rest
+        .split_at_checked(length_bytes)
+        .ok_or_else(|| damaged("it ends early"))?;
+    let length = length
+        .iter()
+        .rev()
+        .fold(0, |length, byte| length << 8 | usize::from(*byte));
     let (header, values) = rest.split_at_checked(length).ok_or_else(|| damaged("it ends early"))?;
     let header = String::from_utf8_lossy(header);
     let field = |name: &str| {
@@ -44,8 +51,18 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<(Vec<usize>, Vec<f32>), String> {
     let descr = descr.trim_start_matches(['\'', '"']);
     let descr = descr.split(['\'', '"']).next().unwrap_or_default();
     let values: Vec<f32> = match descr {
-        "<f4" => values.as_chunks().0.iter().map(|value| f32::from_le_bytes(*value)).collect(),
-        "<f8" => values.as_chunks().0.iter().map(|value| f64::from_le_bytes(*value) as f32).collect(),
+        "<f4" => values
+            .as_chunks()
+            .0
+            .iter()
+            .map(|value| f32::from_le_bytes(*value))
+            .collect(),
+        "<f8" => values
+            .as_chunks()
+            .0
+            .iter()
+            .map(|value| f64::from_le_bytes(*value) as f32)
+            .collect(),
         "|u1" => values.iter().map(|value| f32::from(*value)).collect(),
         other => return Err(format!("its values are of the type {other}: save it as float32")),
     };

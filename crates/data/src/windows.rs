@@ -151,9 +151,8 @@ impl WindowSource {
     fn decode(&mut self, image: usize) -> Result<Image, DataError> {
         let path = under(&self.spec.root, &self.images[image]);
         let decode = |file: &[u8]| {
-            decode_image(file, ColorMode::Color).map_err(|detail| {
-                DataError::bad_record(&self.spec.file, self.images[image].as_bytes(), detail)
-            })
+            decode_image(file, ColorMode::Color)
+                .map_err(|detail| DataError::bad_record(&self.spec.file, self.images[image].as_bytes(), detail))
         };
         if let Some(file) = self.cache.get(&image) {
             return decode(file);
@@ -298,7 +297,10 @@ fn warp(spec: &WindowSpec, window: Window, mirror: bool, [height, width]: [usize
         let unclipped = [length(y1, y2)?, length(x1, x2)?];
         // What lies outside of the image stays zero.
         let before = [y1, x1].map(|corner| corner.saturating_neg().max(0));
-        let after = [y2.saturating_sub(height - 1).max(0), x2.saturating_sub(width - 1).max(0)];
+        let after = [
+            y2.saturating_sub(height - 1).max(0),
+            x2.saturating_sub(width - 1).max(0),
+        ];
         (y1, x1) = (y1 + before[0], x1 + before[1]);
         (y2, x2) = (y2 - after[0], x2 - after[1]);
         let clipped = [length(y1, y2)?, length(x1, x2)?];
@@ -374,6 +376,9 @@ fn next<T: FromStr>(file: &Path, words: &mut SplitAsciiWhitespace<'_>, image: us
             let shown: String = word.chars().take(100).collect();
             format!("`{}`", shown.escape_debug())
         });
-        DataError::corrupt(file, format!("image {image} has {found} where a number or path should be"))
+        DataError::corrupt(
+            file,
+            format!("image {image} has {found} where a number or path should be"),
+        )
     })
 }

@@ -47,6 +47,7 @@ fn expected() -> Vec<Record> {
         width: 50,
         label: i as i32,
         float_label: None,
+        numbers: Vec::new(),
         pixels: Pixels::Bytes((0..50).map(|j| (i + version + j / 10) as u8).collect()),
     };
     versions.into_iter().map(record).collect()
@@ -79,7 +80,10 @@ fn golden_leveldb_holds_what_the_lmdb_holds() {
     assert_eq!(records, read_all(&golden("raw_lmdb"), Backend::Lmdb).unwrap());
     let [from_leveldb, from_lmdb] = ["leveldb", "lmdb"].map(|name| folder.path().join(name));
     let report = compute_mean(folder.path(), Backend::Leveldb, &from_leveldb).unwrap();
-    assert_eq!(report, compute_mean(&golden("raw_lmdb"), Backend::Lmdb, &from_lmdb).unwrap());
+    assert_eq!(
+        report,
+        compute_mean(&golden("raw_lmdb"), Backend::Lmdb, &from_lmdb).unwrap()
+    );
     assert_eq!(fs::read(from_leveldb).unwrap(), fs::read(from_lmdb).unwrap());
 }
 
@@ -92,7 +96,9 @@ fn the_latest_write_of_a_key_counts_wherever_it_is() {
         let files = || {
             let entries = fs::read_dir(folder.path()).unwrap();
             let files = entries.map(|entry| entry.unwrap().path());
-            files.map(|path| (path.clone(), fs::read(path).unwrap())).collect::<BTreeMap<_, _>>()
+            files
+                .map(|path| (path.clone(), fs::read(path).unwrap()))
+                .collect::<BTreeMap<_, _>>()
         };
         let before = files();
         let mut permissions = fs::metadata(folder.path()).unwrap().permissions();
@@ -136,7 +142,10 @@ fn every_damage_is_found() {
                     }
                     Err(error) => error.to_string(),
                 };
-                assert!(message.starts_with(folder.path().to_str().unwrap()), "{name}: {what}: {message}");
+                assert!(
+                    message.starts_with(folder.path().to_str().unwrap()),
+                    "{name}: {what}: {message}"
+                );
                 true
             };
             let is_log = name.ends_with(".log") || name.starts_with("MANIFEST");
@@ -147,7 +156,10 @@ fn every_damage_is_found() {
                 damaged[at] ^= 0x5a;
                 found += usize::from(check(&damaged, &format!("byte {at}")));
                 let end = (at + 100).min(bytes.len());
-                damaged[at..end].iter_mut().enumerate().for_each(|(i, byte)| *byte = (i * 97 + at) as u8);
+                damaged[at..end]
+                    .iter_mut()
+                    .enumerate()
+                    .for_each(|(i, byte)| *byte = (i * 97 + at) as u8);
                 found += usize::from(check(&damaged, &format!("garbage at {at}")));
                 damaged[at..end].fill(0);
                 found += usize::from(check(&damaged, &format!("zeros at {at}")));

@@ -211,10 +211,7 @@ fn learning_rate(spec: &SolverSpec, iteration: u64, current_step: u64) -> (f32, 
             let step = current_step + u64::from(due);
             (base * f64::from(*gamma).powf(step as f64), step)
         }
-        LrPolicy::Poly { power } => (
-            base * (1.0 - t / max_iter).powf(f64::from(*power)),
-            current_step,
-        ),
+        LrPolicy::Poly { power } => (base * (1.0 - t / max_iter).powf(f64::from(*power)), current_step),
         LrPolicy::Sigmoid { gamma, stepsize } => (
             base / (1.0 + (-f64::from(*gamma) * (t - *stepsize as f64)).exp()),
             current_step,

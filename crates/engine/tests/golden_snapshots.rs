@@ -48,6 +48,9 @@ fn golden_snapshots_go_on_as_in_caffe() {
             losses.push(loss.unwrap_or_else(|_| panic!("{name}: iteration {iteration} failed")));
             solver.apply_update();
         }
-        assert_eq!(difference(&format!("{name}: losses"), &losses, expected, TOLERANCE), None);
+        assert_eq!(
+            difference(&format!("{name}: losses"), &losses, expected, TOLERANCE),
+            None
+        );
     }
 }

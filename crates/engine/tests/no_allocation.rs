@@ -58,7 +58,10 @@ fn steps_allocate_nothing() {
                     step(&mut solver);
                 }
                 let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
-                assert_eq!(allocations, 0, "allocations in five steps of {type_name} with {threads} threads");
+                assert_eq!(
+                    allocations, 0,
+                    "allocations in five steps of {type_name} with {threads} threads"
+                );
             }
         });
     }

@@ -101,10 +101,7 @@ fn every_rule_is_that_of_its_paper() {
             solver.arenas_mut().1.copy_from_slice(&gradients);
             solver.apply_update();
 
-            for (blob, rate, decay) in [
-                (0..WEIGHTS, RATE, DECAY),
-                (WEIGHTS..count, 2.0 * RATE, 0.5 * DECAY),
-            ] {
+            for (blob, rate, decay) in [(0..WEIGHTS, RATE, DECAY), (WEIGHTS..count, 2.0 * RATE, 0.5 * DECAY)] {
                 // What iter_size 2 makes of them.
                 let gradients: Vec<f64> = gradients[blob.clone()].iter().map(|g| f64::from(*g) / 2.0).collect();
                 let weights = &mut weights[blob.clone()];
@@ -158,12 +155,25 @@ fn rates_climb_and_fall() {
         (0..9).map(|_| solver.apply_update()).collect::<Vec<f32>>()
     };
     let close = |found: Vec<f32>, expected: [f32; 9]| {
-        let is_close = found.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 1e-6);
+        let is_close = found
+            .iter()
+            .zip(expected)
+            .all(|(found, expected)| (found - expected).abs() < 1e-6);
         assert!(is_close, "{found:?}, not {expected:?}");
     };
     close(
         rates("base_lr: 3 lr_policy: 'cosine' min_lr: 1 max_iter: 4"),
-        [3.0, 2.0 + 0.5f32.sqrt(), 2.0, 2.0 - 0.5f32.sqrt(), 1.0, 1.0, 1.0, 1.0, 1.0],
+        [
+            3.0,
+            2.0 + 0.5f32.sqrt(),
+            2.0,
+            2.0 - 0.5f32.sqrt(),
+            1.0,
+            1.0,
+            1.0,
+            1.0,
+            1.0,
+        ],
     );
     close(
         rates("base_lr: 8 lr_policy: 'fixed' warmup_iter: 4 max_iter: 9"),
@@ -171,7 +181,9 @@ fn rates_climb_and_fall() {
     );
     // The policy goes on beneath: its steps are where they would be without, and the climb ends at what it says.
     close(
-        rates("base_lr: 8 lr_policy: 'multistep' gamma: 0.5 stepvalue: 2 stepvalue: 6 warmup_iter: 4 warmup_start_lr: 1"),
+        rates(
+            "base_lr: 8 lr_policy: 'multistep' gamma: 0.5 stepvalue: 2 stepvalue: 6 warmup_iter: 4 warmup_start_lr: 1",
+        ),
         [1.0, 2.75, 2.5, 3.25, 4.0, 4.0, 2.0, 2.0, 2.0],
     );
 }
@@ -243,8 +255,12 @@ fn what_makes_no_sense_is_refused_in_a_sentence() {
 fn extensions_survive_a_print_and_others_leave_no_trace() {
     let settings = "base_lr: 1 lr_policy: \"cosine\" type: \"LARS\" warmup_iter: 5 min_lr: 0.5 trust_coefficient: 0.25";
     let message: SolverParameter = text::parse("solver", settings).unwrap();
-    let again: SolverParameter = text::parse("print", &text::print(&upgrade::solver(message.clone()).unwrap())).unwrap();
+    let again: SolverParameter =
+        text::parse("print", &text::print(&upgrade::solver(message.clone()).unwrap())).unwrap();
     assert_eq!(message, again);
     let plain: SolverParameter = text::parse("solver", "base_lr: 1 type: \"Adam\"").unwrap();
-    assert_eq!(text::print(&upgrade::solver(plain).unwrap()), "base_lr: 1\ntype: \"Adam\"\n");
+    assert_eq!(
+        text::print(&upgrade::solver(plain).unwrap()),
+        "base_lr: 1\ntype: \"Adam\"\n"
+    );
 }

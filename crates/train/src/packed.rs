@@ -154,6 +154,13 @@ impl PackedJob {
             self.wanted.color = wanted.color;
         }
         self.wanted.crop_size = self.wanted.crop_size.max(wanted.crop_size);
+        if self.wanted.columns.is_empty() {
+            self.wanted.columns = wanted.columns;
+        } else if !wanted.columns.is_empty() && wanted.columns != self.wanted.columns {
+            return Err(Error::Usage(
+                "the CoSData layers of the nets name different columns: give all the same".to_owned(),
+            ));
+        }
         for layer in &mut net.layer {
             let Some(mean_file) = layer
                 .transform_param

@@ -340,9 +340,9 @@ fn record_shape(net: &NetSource, layer: &LayerSpec) -> Result<[usize; 3], Error>
             };
             if !resolve(source, &net.folder).exists() {
                 let new_size = match kind {
-                    LayerKind::ImageData(data) => data.new_size.map(|[height, width]| {
-                        [if data.is_color { 3 } else { 1 }, height, width]
-                    }),
+                    LayerKind::ImageData(data) => data
+                        .new_size
+                        .map(|[height, width]| [if data.is_color { 3 } else { 1 }, height, width]),
                     _ => None,
                 };
                 let guessed = guessed_shape(transform).or(new_size);

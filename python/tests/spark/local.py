@@ -11,7 +11,7 @@ from sparknet.spark import data
 def weights_of(estimator, dataset):
     """The weights of an estimator's run over the shards that Spark would give its workers."""
     workers = estimator.getOrDefault("numWorkers")
-    frame = estimator._prepared(dataset).repartition(workers)
+    frame = estimator._prepared(dataset, estimator._packed()).repartition(workers)
     shards = defaultdict(list)
     for row in frame.withColumn("rank", spark_partition_id()).collect():
         shards[row["rank"]].append(row)

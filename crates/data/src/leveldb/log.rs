@@ -31,9 +31,8 @@ pub(super) fn read(path: &Path, visit: &mut dyn FnMut(&[u8], u64) -> Result<(), 
     let mut start = None;
     loop {
         read_block(&mut file, &mut block).map_err(|cause| DataError::io("read", path, cause))?;
-        let damaged = |at: usize, what: &str| {
-            DataError::corrupt(path, format!("{what} at byte {}", block_start + at as u64))
-        };
+        let damaged =
+            |at: usize, what: &str| DataError::corrupt(path, format!("{what} at byte {}", block_start + at as u64));
         let mut at = 0;
         while at + HEADER <= block.len() {
             let (header, rest) = block[at..].split_at(HEADER);
@@ -139,12 +138,23 @@ mod tests {
         }
         assert!(file[..BLOCK - 10].iter().all(|byte| *byte == 0));
         assert_eq!(file[BLOCK..BLOCK + HEADER + 1], [0, 0, 0, 0, 0, 0, 0, 11]);
-        for (offset, length) in [(0, 5), (0, 10), (0, 11), (3, 20), (3, BLOCK + 50), (10, 1), (20, BLOCK), (7, 0)] {
+        for (offset, length) in [
+            (0, 5),
+            (0, 10),
+            (0, 11),
+            (3, 20),
+            (3, BLOCK + 50),
+            (10, 1),
+            (20, BLOCK),
+            (7, 0),
+        ] {
             let place = place_in_file(block - 10, offset);
             let taken = length_with_headers(place, length);
             let mut bytes = file[place as usize..place as usize + taken].to_vec();
             remove_headers(place, &mut bytes);
-            let expected: Vec<u8> = (offset..offset + length).map(|offset| (offset % 250) as u8 + 1).collect();
+            let expected: Vec<u8> = (offset..offset + length)
+                .map(|offset| (offset % 250) as u8 + 1)
+                .collect();
             assert_eq!(bytes, expected, "{length} bytes from {offset}");
         }
         // A first fragment without a byte: the record's bytes begin behind the next header.

@@ -56,7 +56,8 @@ pub(super) fn read(path: &Path, size: u64, visit: Visit<'_>) -> Result<(), DataE
         return Err(damaged(&detail));
     }
     let mut footer = [0; FOOTER];
-    file.read_exact_at(&mut footer, size - FOOTER as u64).map_err(read_error)?;
+    file.read_exact_at(&mut footer, size - FOOTER as u64)
+        .map_err(read_error)?;
     if footer[FOOTER - 8..] != MAGIC.to_le_bytes() {
         return Err(damaged("it is no table of LevelDB's"));
     }
@@ -106,7 +107,10 @@ pub(super) fn read_block(file: &File, path: &Path, handle: Handle, block: &mut V
     let read_error = |cause| DataError::io("read", path, cause);
     let damaged = |what: &str| DataError::corrupt(path, format!("the block at byte {} {what}", handle.offset));
     let length = file.metadata().map_err(read_error)?.len();
-    let end = handle.offset.checked_add(handle.size).and_then(|end| end.checked_add(TRAILER as u64));
+    let end = handle
+        .offset
+        .checked_add(handle.size)
+        .and_then(|end| end.checked_add(TRAILER as u64));
     if end.is_none_or(|end| end > length) {
         return Err(damaged("goes beyond its end"));
     }

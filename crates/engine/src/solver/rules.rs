@@ -194,7 +194,9 @@ impl<'a> Stretch<'a> {
     fn split_at(self, at: usize) -> (Self, Self) {
         let (values, values_after) = self.values.split_at_mut(at);
         let (gradients, gradients_after) = self.gradients.split_at(at);
-        let [first, second] = self.histories.map(|history| history.split_at_mut(at.min(history.len())));
+        let [first, second] = self
+            .histories
+            .map(|history| history.split_at_mut(at.min(history.len())));
         let stretch = |values, gradients, histories| Self {
             values,
             gradients,
