@@ -149,6 +149,7 @@ fn fed(mut layer: LayerParameter, wanted: &mut RowsWanted) -> Result<LayerParame
             _ => ColorMode::Native,
         },
         crop_size: transform.crop_size() as usize,
+        columns: Vec::new(),
     };
     wanted.shape = wanted.shape.or(found.shape);
     if found.color != ColorMode::Native {
