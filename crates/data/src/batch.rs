@@ -84,6 +84,8 @@ pub struct Batch {
     /// `(count, …)` each: the arrays of a source whose records are such ([`Source::array_lengths`]); `data` and `labels`
     /// are then empty.
     pub arrays: Vec<Vec<f32>>,
+    /// `(count, numbers)`: what records have beside values and label, which is mostly nothing.
+    pub numbers: Vec<f32>,
     /// Records in this batch: `batch_size`, or fewer in the last batch of [`End::Stop`].
     pub count: usize,
     /// The batch's global number. With [`Shard::Records`] the workers' batches of one iteration share it, with
@@ -95,6 +97,7 @@ pub struct Batch {
 pub struct BatchReader {
     source: PathBuf,
     record_shape: [usize; 3],
+    numbers_per_record: usize,
     len_records: u64,
     batches: Option<Receiver<Result<Batch, DataError>>>,
     spare: SyncSender<Batch>,
@@ -128,7 +131,7 @@ impl BatchReader {
             );
             return Err(DataError::BadConfig(detail));
         }
-        let len_records = source.len_records();
+        let (len_records, numbers_per_record) = (source.len_records(), source.numbers_per_record());
         if len_records == 0 {
             return Err(DataError::Empty(config.source));
         }
@@ -183,6 +186,7 @@ impl BatchReader {
         Ok(Self {
             source: path,
             record_shape,
+            numbers_per_record,
             len_records,
             batches: Some(batches),
             spare,
@@ -196,6 +200,11 @@ impl BatchReader {
     /// The shape `(c, h, w)` of a record in a batch, after decoding and cropping.
     pub fn record_shape(&self) -> [usize; 3] {
         self.record_shape
+    }
+
+    /// How many numbers a record has beside its values and its label.
+    pub fn numbers_per_record(&self) -> usize {
+        self.numbers_per_record
     }
 
     /// How many records the source has, for all workers together.
@@ -314,6 +323,8 @@ impl Producer {
             resize(&mut batch.data, count.saturating_mul(size))?;
             resize(&mut batch.labels, count)?;
         }
+        let numbers = self.source.numbers_per_record();
+        resize(&mut batch.numbers, count.saturating_mul(numbers))?;
         for item in 0..count {
             if self.stop.load(Ordering::Relaxed) {
                 return Ok(None);
@@ -338,6 +349,9 @@ impl Producer {
             };
             let output = &mut batch.data[item * size..(item + 1) * size];
             self.transformer.apply(shape, values, record, output)?;
+            if numbers > 0 {
+                batch.numbers[item * numbers..(item + 1) * numbers].copy_from_slice(&self.record.numbers);
+            }
             batch.labels[item] = self.record.float_label.unwrap_or(self.record.label as f32);
         }
         batch.count = count;

@@ -210,7 +210,7 @@ impl Index {
         let Self { files, keys, entries } = self;
         let file = files.len();
         files.push(path.to_path_buf());
-        table::read(path, size, &mut |key, sequence, place| {
+        table::read(path, size, |key, sequence, place| {
             entries.push(Entry {
                 key_start: keys.len(),
                 key_length: key.len(),
@@ -226,9 +226,9 @@ impl Index {
         let Self { files, keys, entries } = self;
         let file = files.len();
         files.push(path.to_path_buf());
-        log::read(path, &mut |record, start| {
+        log::read(path, |record, start| {
             let damaged = || DataError::corrupt(path, "a batch of writes in it is damaged");
-            for_each_write(record, &mut |sequence, key, value| {
+            for_each_write(record, |sequence, key, value| {
                 let place = value.map(|(offset, length)| Place::InLog {
                     offset: log::place_in_file(start, offset),
                     length,
@@ -261,7 +261,7 @@ impl Index {
 ///
 /// A batch is a sequence number (u64), a count (u32) and so many writes: 1, key and value for a put, 0 and key for a
 /// deletion, where a length (varint) goes before each.
-fn for_each_write(batch: &[u8], visit: &mut dyn FnMut(u64, &[u8], Option<(usize, usize)>)) -> Option<()> {
+fn for_each_write(batch: &[u8], mut visit: impl FnMut(u64, &[u8], Option<(usize, usize)>)) -> Option<()> {
     let mut rest = batch;
     let sequence = u64::from_le_bytes(take(&mut rest, 8)?.try_into().ok()?);
     let count = u32::from_le_bytes(take(&mut rest, 4)?.try_into().ok()?);
@@ -290,7 +290,7 @@ fn read_manifest(folder: &Path) -> Result<Manifest, DataError> {
     };
     let path = folder.join(name);
     let mut manifest = Manifest::default();
-    log::read(&path, &mut |edit, _| match manifest.apply(edit) {
+    log::read(&path, |edit, _| match manifest.apply(edit) {
         Some(Ok(())) => Ok(()),
         Some(Err(detail)) => Err(DataError::corrupt(&path, detail)),
         None => Err(DataError::corrupt(&path, "a record in it is damaged")),

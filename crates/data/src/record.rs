@@ -34,6 +34,8 @@ pub struct Record {
     pub label: i32,
     /// The label of a source that has labels beyond whole numbers; it then counts.
     pub float_label: Option<f32>,
+    /// Numbers beside values and label, of sources whose records have any.
+    pub numbers: Vec<f32>,
     /// The values.
     pub pixels: Pixels,
 }
@@ -47,6 +49,7 @@ impl Default for Record {
             width: 0,
             label: 0,
             float_label: None,
+            numbers: Vec::new(),
             pixels: Pixels::Bytes(Vec::new()),
         }
     }

@@ -24,6 +24,8 @@ pub struct RowRules {
     pub color: ColorMode,
     /// `transform_param`'s crop: images of at least this edge may then differ in size; 0 for none.
     pub crop_size: usize,
+    /// How many numbers each row has beside its values and its label, for layers with more tops than those two.
+    pub numbers: usize,
     /// Whether bad rows are counted and left out, instead of ending the intake.
     pub skip_bad: bool,
     /// Bytes of values that stay in memory; beyond that, all go to a file.
@@ -66,6 +68,8 @@ struct Entry {
 pub struct RowsWriter {
     rules: RowRules,
     entries: Vec<Entry>,
+    /// Those of all rows, one row after the other.
+    numbers: Vec<f32>,
     memory: Vec<u8>,
     spill: Option<File>,
     length_bytes: u64,
@@ -81,6 +85,8 @@ pub struct RowsWriter {
 pub struct Rows {
     path: PathBuf,
     entries: Vec<Entry>,
+    numbers: Vec<f32>,
+    numbers_per_row: usize,
     memory: Vec<u8>,
     spill: Option<File>,
     shape: [usize; 3],
@@ -94,6 +100,7 @@ impl RowsWriter {
         Self {
             rules,
             entries: Vec::new(),
+            numbers: Vec::new(),
             memory: Vec::new(),
             spill: None,
             length_bytes: 0,
@@ -109,12 +116,31 @@ impl RowsWriter {
     /// # Errors
     /// A bad row, unless those are skipped; a file that cannot be written.
     pub fn push(&mut self, values: RowValues<'_>, label: f32) -> Result<bool, DataError> {
+        self.push_with(values, label, &[])
+    }
+
+    /// As [`RowsWriter::push`], with the row's numbers.
+    ///
+    /// # Errors
+    /// As [`RowsWriter::push`].
+    pub fn push_with(&mut self, values: RowValues<'_>, label: f32, numbers: &[f32]) -> Result<bool, DataError> {
         let row = self.seen_rows;
         self.seen_rows += 1;
-        let checked = if label.is_finite() {
-            self.check(values)
-        } else {
+        let wanted = self.rules.numbers;
+        let checked = if !label.is_finite() {
             Err("has no label (a null, or no number): fill it in, or drop the row".to_owned())
+        } else if numbers.len() != wanted {
+            let found = numbers.len();
+            Err(format!(
+                "has {found} numbers beside its values, but the net wants {wanted}: make all rows of this size"
+            ))
+        } else if !numbers.iter().all(|number| number.is_finite()) {
+            Err(
+                "has a number that is null, or columns of other sizes than the net wants: correct or drop it"
+                    .to_owned(),
+            )
+        } else {
+            self.check(values)
         };
         let (kind, shape) = match checked {
             Ok(found) => found,
@@ -130,6 +156,7 @@ impl RowsWriter {
             }
         };
         self.shape.get_or_insert(shape);
+        self.numbers.extend_from_slice(numbers);
         let offset = self.length_bytes;
         match values {
             RowValues::Bytes(bytes) => self.store(bytes)?,
@@ -248,6 +275,11 @@ impl RowsWriter {
         Ok(())
     }
 
+    /// How many numbers each row has to have beside its values and its label.
+    pub fn numbers_per_row(&self) -> usize {
+        self.rules.numbers
+    }
+
     /// How many good rows and bad rows there are so far.
     pub fn counts(&self) -> (u64, u64) {
         (self.entries.len() as u64, self.bad_rows)
@@ -272,6 +304,8 @@ impl RowsWriter {
         Ok(Arc::new(Rows {
             path,
             entries: self.entries,
+            numbers: self.numbers,
+            numbers_per_row: self.rules.numbers,
             memory: self.memory,
             spill: self.spill,
             shape,
@@ -329,6 +363,10 @@ impl Source for RowsSource {
         self.rows.len_rows()
     }
 
+    fn numbers_per_record(&self) -> usize {
+        self.rows.numbers_per_row
+    }
+
     fn seek(&mut self, index: u64) -> Result<(), DataError> {
         self.next = index;
         Ok(())
@@ -353,6 +391,11 @@ impl Source for RowsSource {
         [record.channels, record.height, record.width] = entry.shape;
         record.label = entry.label as i32;
         record.float_label = Some(entry.label);
+        record.numbers.clear();
+        let first = self.next as usize * rows.numbers_per_row;
+        record
+            .numbers
+            .extend_from_slice(&rows.numbers[first..first + rows.numbers_per_row]);
         let mut bytes = match (entry.kind, &mut record.pixels) {
             (Kind::Floats, _) => std::mem::take(&mut self.scratch),
             (_, Pixels::Bytes(bytes) | Pixels::Encoded(bytes)) => std::mem::take(bytes),

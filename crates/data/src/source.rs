@@ -16,6 +16,11 @@ pub trait Source: Send {
     /// How many records there are; at least one.
     fn len_records(&self) -> u64;
 
+    /// How many numbers each record has beside its values and its label.
+    fn numbers_per_record(&self) -> usize {
+        0
+    }
+
     /// Puts the cursor on record `index`, counted from 0; `len_records()` is the end.
     fn seek(&mut self, index: u64) -> Result<(), DataError>;
 

@@ -45,8 +45,9 @@ fn expected() -> Vec<Record> {
         channels: 1,
         height: 1,
         width: 50,
-        label: i as i32,
+        label: i,
         float_label: None,
+        numbers: Vec::new(),
         pixels: Pixels::Bytes((0..50).map(|j| (i + version + j / 10) as u8).collect()),
     };
     versions.into_iter().map(record).collect()

@@ -11,6 +11,7 @@ fn rules(folder: &Path, memory_limit_bytes: usize) -> RowRules {
         shape: Some([2, 2, 3]),
         color: ColorMode::default(),
         crop_size: 0,
+        numbers: 0,
         skip_bad: false,
         memory_limit_bytes,
         spill_folder: folder.to_owned(),
@@ -130,4 +131,37 @@ fn a_folder_that_cannot_take_the_file_is_named() {
     let mut writer = RowsWriter::new(rules(&folder, 0));
     let error = writer.push(RowValues::Bytes(&[0; 12]), 0.0).unwrap_err().to_string();
     assert!(error.contains("/nowhere/at/all"), "{error}");
+}
+
+#[test]
+fn numbers_beside_the_values_come_with_their_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = RowRules {
+        numbers: 2,
+        skip_bad: true,
+        ..rules(folder.path(), 1 << 20)
+    };
+    let mut writer = RowsWriter::new(rules);
+    let values = [0.0; 12];
+    for row in 0..6 {
+        let numbers: &[f32] = match row {
+            1 => &[1.0],
+            3 => &[3.0, f32::NAN],
+            _ => &[row as f32, -row as f32],
+        };
+        let is_good = writer.push_with(RowValues::Floats(&values), 0.0, numbers).unwrap();
+        assert_eq!(is_good, row != 1 && row != 3);
+    }
+    let rows = writer.finish().unwrap();
+    assert_eq!(rows.bad_rows().0, 2);
+    let config = sparknet_data::BatchConfig {
+        batch_size: 2,
+        world: 1,
+        shard: sparknet_data::Shard::Own,
+        ..Default::default()
+    };
+    let mut reader = sparknet_data::BatchReader::with_source(config, rows.source()).unwrap();
+    assert_eq!(reader.numbers_per_record(), 2);
+    assert_eq!(reader.next().unwrap().unwrap().numbers, [0.0, 0.0, 2.0, -2.0]);
+    assert_eq!(reader.next().unwrap().unwrap().numbers, [4.0, -4.0, 5.0, -5.0]);
 }

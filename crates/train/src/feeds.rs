@@ -8,12 +8,15 @@ use std::{
 };
 
 use sparknet_data::{
-    Backend, Batch, BatchConfig, BatchReader, End, Hdf5Source, ImageListSource, ImageListSpec, Rows, Shard,
+    Backend, Batch, BatchConfig, BatchReader, End, Hdf5Source, ImageListSource, ImageListSpec, Rows, Shard, Source,
     WindowSource, WindowSpec,
 };
 use sparknet_engine::{
     InputShapes, Net, Phase, Shape,
-    spec::{DataBackend, DataSpec, Hdf5DataSpec, ImageDataSpec, LayerKind, LayerSpec, TransformSpec, WindowDataSpec},
+    spec::{
+        CosDataSpec, DataBackend, DataSpec, Hdf5DataSpec, ImageDataSpec, LayerKind, LayerSpec, TransformSpec,
+        WindowDataSpec,
+    },
 };
 
 use crate::{Error, job::resolve};
@@ -58,6 +61,21 @@ struct Feed {
     batch: Batch,
     batch_size: usize,
     taken_batches: u64,
+    /// What the tops of a CoSData layer are fed with; empty for layers with data and label.
+    columns: Vec<Column>,
+}
+
+/// What one top of a CoSData layer is fed with, of each record.
+struct Column {
+    /// The record's values, or else some of the numbers beside them.
+    is_values: bool,
+    /// The first of the numbers, and how many there are.
+    first: usize,
+    count: usize,
+    /// Whether the batch is the last axis.
+    transpose: bool,
+    /// The top's next values.
+    buffer: Vec<f32>,
 }
 
 /// Opens readers as a net that is being built asks for shapes.
@@ -126,6 +144,46 @@ impl FeedOpener {
             force_color: spec.force_color,
             force_gray: spec.force_gray,
         }
+    }
+
+    /// Opens the reader of a CoSData layer over rows, and finds out which top gets what.
+    fn open_cos_data(
+        &self,
+        data: &CosDataSpec,
+        rows: &Rows,
+        source: Box<dyn Source>,
+    ) -> Result<(BatchReader, Vec<Column>), Error> {
+        let values = &data.tops[data.values_top];
+        let config = BatchConfig {
+            transform: self.transform(&values.transform),
+            ..self.config(rows.name(), data.batch_size, PREFETCH)?
+        };
+        let reader = BatchReader::with_source(config, source)?;
+        let mut first = 0;
+        let mut columns = Vec::new();
+        for (index, top) in data.tops.iter().enumerate() {
+            let is_values = index == data.values_top;
+            columns.push(Column {
+                is_values,
+                first: if is_values { 0 } else { first },
+                count: top.count,
+                transpose: top.transpose,
+                buffer: Vec::new(),
+            });
+            first += if is_values { 0 } else { top.count };
+        }
+        let found = (
+            reader.record_shape().iter().product::<usize>(),
+            reader.numbers_per_record(),
+        );
+        if found != (values.count, first) {
+            return Err(Error::Usage(format!(
+                "rows have {} values in column {} and {} numbers beside them, but cos_data_param says {} and {first}: \
+                 correct one of the two",
+                found.0, values.column, found.1, values.count
+            )));
+        }
+        Ok((reader, columns))
     }
 
     /// The folder before the paths of a list; empty for none.
@@ -262,6 +320,7 @@ impl FeedOpener {
                 layer: spec.name.clone(),
                 fact,
             };
+            let mut columns = Vec::new();
             let (reader, batch_size) = match &spec.kind {
                 kind if kind.has_source() => match self.readers.remove(&spec.name) {
                     Some(reader) => (reader, kind.batch_size().unwrap_or(1)),
@@ -295,12 +354,21 @@ impl FeedOpener {
                     }
                     (reader, data.batch_size)
                 }
-                LayerKind::CosData(_) if !self.settings.fed_by_program => {
-                    return Err(no_data(
-                        "a CoSData layer is fed with the columns of a DataFrame: train it on Spark, or use a Data layer"
-                            .to_owned(),
-                    ));
-                }
+                LayerKind::CosData(data) => match &self.settings.rows {
+                    Some(rows) => {
+                        let (reader, found) = self.open_cos_data(data, rows, rows.source())?;
+                        columns = found;
+                        (reader, data.batch_size)
+                    }
+                    None if self.settings.fed_by_program => continue,
+                    None => {
+                        return Err(no_data(
+                            "a CoSData layer is fed with the columns of a DataFrame: train it on Spark, or use a Data \
+                             layer"
+                                .to_owned(),
+                        ));
+                    }
+                },
                 LayerKind::Input(_) if !self.settings.fed_by_program => {
                     return Err(no_data("an Input layer has no data: use a Data layer here".to_owned()));
                 }
@@ -314,6 +382,7 @@ impl FeedOpener {
                 batch,
                 batch_size,
                 taken_batches: 0,
+                columns,
             });
         }
         for (feed, position) in feeds.iter_mut().zip(&self.settings.positions_batches) {
@@ -349,21 +418,32 @@ impl Feeds {
             feed.taken_batches += 1;
             filled = Some((feed.batch.count, feed.batch.index));
             feed.reshape(net)?;
-            let Batch {
-                data, labels, arrays, ..
-            } = &mut feed.batch;
-            let values = arrays.iter_mut().chain([data, labels]);
-            for (top, values) in values.enumerate().take(feed.tops) {
-                if !net.swap_feed(feed.layer, top, values) {
-                    let spec = &net.spec().layers[feed.layer];
-                    return Err(Error::Feed {
-                        layer: spec.name.clone(),
-                        fact: format!(
-                            "a batch has {} values where blob '{}' has another number",
-                            values.len(),
-                            spec.tops[top]
-                        ),
-                    });
+            let layer = feed.layer;
+            let mut swap = |top: usize, values: &mut Vec<f32>| {
+                if net.swap_feed(layer, top, values) {
+                    return Ok(());
+                }
+                let spec = &net.spec().layers[layer];
+                let (found, blob) = (values.len(), &spec.tops[top]);
+                Err(Error::Feed {
+                    layer: spec.name.clone(),
+                    fact: format!("a batch has {found} values where blob '{blob}' has another number"),
+                })
+            };
+            if feed.columns.is_empty() {
+                let Batch {
+                    data, labels, arrays, ..
+                } = &mut feed.batch;
+                let values = arrays.iter_mut().chain([data, labels]);
+                let mut tops = values.enumerate().take(feed.tops);
+                tops.try_for_each(|(top, values)| swap(top, values))?;
+            }
+            for (top, column) in feed.columns.iter_mut().enumerate() {
+                if column.is_values && !column.transpose {
+                    swap(top, &mut feed.batch.data)?;
+                } else {
+                    column.gather(&feed.batch);
+                    swap(top, &mut column.buffer)?;
                 }
             }
         }
@@ -400,14 +480,33 @@ impl Feed {
     /// Lets the net follow where this batch has another size than the last one.
     fn reshape(&self, net: &mut Net) -> Result<(), Error> {
         let mut shapes = net.feed_shapes(self.layer);
-        if shapes[0].dims()[0] == self.batch.count {
+        let batch_axis = |top: usize| usize::from(self.columns.get(top).is_some_and(|column| column.transpose));
+        if shapes[0].dims()[batch_axis(0)] == self.batch.count {
             return Ok(());
         }
-        for shape in &mut shapes {
+        for (top, shape) in shapes.iter_mut().enumerate() {
             let mut dims = shape.dims().to_vec();
-            dims[0] = self.batch.count;
+            dims[batch_axis(top)] = self.batch.count;
             *shape = Shape::new(dims);
         }
         Ok(net.reshape_feed(self.layer, &shapes)?)
+    }
+}
+
+impl Column {
+    /// Puts the top's values of a batch into the buffer.
+    fn gather(&mut self, batch: &Batch) {
+        let records = batch.count;
+        let values = if self.is_values { &batch.data } else { &batch.numbers };
+        let width = values.len() / records.max(1);
+        self.buffer.clear();
+        let record = |record: usize| &values[record * width + self.first..][..self.count];
+        if self.transpose {
+            for axis in 0..self.count {
+                self.buffer.extend((0..records).map(|index| record(index)[axis]));
+            }
+        } else {
+            (0..records).for_each(|index| self.buffer.extend_from_slice(record(index)));
+        }
     }
 }

@@ -154,27 +154,36 @@ impl PackedJob {
             self.wanted.color = wanted.color;
         }
         self.wanted.crop_size = self.wanted.crop_size.max(wanted.crop_size);
+        if self.wanted.columns.is_empty() {
+            self.wanted.columns = wanted.columns;
+        } else if !wanted.columns.is_empty() && wanted.columns != self.wanted.columns {
+            return Err(Error::Usage(
+                "the CoSData layers of the nets name different columns: give all the same".to_owned(),
+            ));
+        }
         for layer in &mut net.layer {
-            let Some(mean_file) = layer
-                .transform_param
-                .as_mut()
-                .and_then(|param| param.mean_file.as_mut())
-            else {
-                continue;
-            };
-            let path = resolve(mean_file, folder);
-            if !path.is_file() {
-                return Err(Error::Path {
-                    path,
-                    fact: "the mean file does not exist: compute it with `sparknet mean`, or correct mean_file"
-                        .to_owned(),
-                });
-            }
-            let known = self.files.iter().position(|(_, other)| *other == path);
-            let index = known.unwrap_or(self.files.len());
-            *mean_file = format!("mean_{index}.binaryproto");
-            if known.is_none() {
-                self.files.push((mean_file.clone(), path));
+            let tops = layer.cos_data_param.iter_mut().flat_map(|param| &mut param.top);
+            let transforms = tops
+                .map(|top| &mut top.transform_param)
+                .chain([&mut layer.transform_param]);
+            for mean_file in transforms
+                .flatten()
+                .filter_map(|transform| transform.mean_file.as_mut())
+            {
+                let path = resolve(mean_file, folder);
+                if !path.is_file() {
+                    return Err(Error::Path {
+                        path,
+                        fact: "the mean file does not exist: compute it with `sparknet mean`, or correct mean_file"
+                            .to_owned(),
+                    });
+                }
+                let known = self.files.iter().position(|(_, other)| *other == path);
+                let index = known.unwrap_or(self.files.len());
+                *mean_file = format!("mean_{index}.binaryproto");
+                if known.is_none() {
+                    self.files.push((mean_file.clone(), path));
+                }
             }
         }
         Ok(())

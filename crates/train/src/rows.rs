@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use sparknet_data::{ColorMode, Rows};
+use sparknet_engine::spec::{CosDataSpec, CosTopSpec};
 use sparknet_proto::caffe::{DataParameter, LayerParameter, NetParameter, TransformationParameter};
 
 use crate::Error;
@@ -26,11 +27,15 @@ pub struct RowsWanted {
     pub color: ColorMode,
     /// The edge that records are cropped to; 0 for none.
     pub crop_size: usize,
+    /// The columns that a CoSData layer names, and how many numbers each has: first the one that is transformed. Empty
+    /// where values and a label are enough.
+    pub columns: Vec<(String, usize)>,
 }
 
 /// Turns every layer of `net` that brings data in (Data, MemoryData, ImageData, Input, CaffeOnSpark's CoSData) into a
 /// `Data` layer that asks for rows, and returns what the layers said of them. Tops, batch size, phase and transform stay;
-/// two `Input` layers of one top each become one layer with data and label.
+/// two `Input` layers of one top each become one layer with data and label. A CoSData layer that wants more than values
+/// and a label stays: rows have numbers for its other tops.
 ///
 /// # Errors
 /// A layer that no row with values and a label can feed.
@@ -105,13 +110,23 @@ fn fed(mut layer: LayerParameter, wanted: &mut RowsWanted) -> Result<LayerParame
         }
         "CoSData" => {
             let param = layer.cos_data_param.clone().unwrap_or_default();
-            if param.top.len() > 2 {
-                return Err(feed_error("a row brings values and a label: keep two tops"));
+            if layer.top.is_empty() {
+                layer.top = param.top.iter().map(|top| top.name().to_owned()).collect();
             }
-            let Some(top) = param.top.first() else {
-                return Err(feed_error("cos_data_param.top is missing: give the tops"));
-            };
-            layer.top = param.top.iter().map(|top| top.name().to_owned()).collect();
+            let spec = CosDataSpec::from_layer(&layer).map_err(|fact| feed_error(&fact))?;
+            let top = &param.top[spec.values_top];
+            let is_label = |(index, top): (usize, &CosTopSpec)| index == 1 && top.count == 1 && !top.transpose;
+            let is_plain =
+                spec.values_top == 0 && !spec.tops[0].transpose && spec.tops.iter().enumerate().skip(1).all(is_label);
+            if !is_plain {
+                let columns = spec.columns();
+                if !wanted.columns.is_empty() && wanted.columns != columns {
+                    return Err(feed_error(
+                        "its columns differ from those of the CoSData layer before it: give the same",
+                    ));
+                }
+                wanted.columns = columns;
+            }
             layer.transform_param = top.transform_param.clone();
             (
                 param.batch_size(),
@@ -121,7 +136,8 @@ fn fed(mut layer: LayerParameter, wanted: &mut RowsWanted) -> Result<LayerParame
         }
         _ => return Ok(layer),
     };
-    if layer.top.len() > 2 {
+    let stays = layer.r#type() == "CoSData" && !wanted.columns.is_empty();
+    if layer.top.len() > 2 && !stays {
         return Err(feed_error("a row brings values and a label: keep two tops"));
     }
     let transform: TransformationParameter = layer.transform_param.clone().unwrap_or_default();
@@ -133,6 +149,7 @@ fn fed(mut layer: LayerParameter, wanted: &mut RowsWanted) -> Result<LayerParame
             _ => ColorMode::Native,
         },
         crop_size: transform.crop_size() as usize,
+        columns: Vec::new(),
     };
     wanted.shape = wanted.shape.or(found.shape);
     if found.color != ColorMode::Native {
@@ -140,6 +157,9 @@ fn fed(mut layer: LayerParameter, wanted: &mut RowsWanted) -> Result<LayerParame
     }
     // Rows have to suit the train net and the test net alike.
     wanted.crop_size = wanted.crop_size.max(found.crop_size);
+    if stays {
+        return Ok(layer);
+    }
     layer.data_param = Some(DataParameter {
         source: Some("rows".to_owned()),
         batch_size: Some(batch_size),

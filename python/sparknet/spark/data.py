@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,34 @@ class Rules:
     crop_size: int
     skip_bad: bool
     memory_limit_bytes: int
+    #: The columns that feed a CoSData layer, and how many numbers each has: first the one that is transformed, of which
+    #: the shape says the number. Empty where featuresCol and labelCol feed the net.
+    columns: tuple[tuple[str, int], ...] = ()
+
+
+def inputs(frame: DataFrame, columns: Sequence[tuple[str, int]], features_name: str, label_name: str) -> list[Column]:
+    """The columns that feed the net: features and label, or those that a CoSData layer names."""
+    if not columns:
+        return [features(frame, features_name), label(frame, label_name)]
+    (first, _), *others = columns
+    return [features(frame, first), *([numbers(frame, others)] if others else [])]
+
+
+def numbers(frame: DataFrame, columns: Sequence[tuple[str, int]]) -> Column:
+    """Columns of numbers, or of arrays of so many, one after the other in an array; null where one is bad."""
+    parts = []
+    for name, count in columns:
+        kind = _type_of(frame, name)
+        column = F.col(quoted(name))
+        if isinstance(kind, T.NumericType | T.BooleanType) and count == 1:
+            whole = column.cast("int") if isinstance(kind, T.BooleanType) else column
+            parts.append(F.array(whole.cast("float")))
+        elif isinstance(kind, T.ArrayType) and isinstance(kind.elementType, T.NumericType):
+            parts.append(F.when(F.size(column) == count, column.cast("array<float>")))
+        else:
+            wanted = "a number" if count == 1 else f"an array of {count} numbers"
+            raise ColumnError(f"column {name} is {kind.simpleString()}: the net's CoSData layer wants {wanted}")
+    return F.concat(*parts).alias(LABEL)
 
 
 def features(frame: DataFrame, name: str) -> Column:
@@ -96,14 +125,20 @@ def writer(rules: Rules) -> Any:
         rules.skip_bad,
         rules.memory_limit_bytes,
         tempfile.gettempdir(),
+        sum(count for _, count in rules.columns[1:]),
     )
 
 
 def push(to: Any, batch: pa.RecordBatch) -> list[int]:
     """Hands a batch's rows over; returns which of them are bad and were left out."""
+    numbers_per_row = to.numbers_per_row
     column = batch.column(FEATURES)
     is_valid = np.asarray(column.is_valid().to_numpy(zero_copy_only=False)).astype(np.uint8)
-    if LABEL in batch.schema.names:
+    beside: np.ndarray | None = None
+    if LABEL in batch.schema.names and pa.types.is_list(batch.schema.field(LABEL).type):
+        labels = np.zeros(len(batch), np.float32)
+        beside = _numbers(batch.column(LABEL), numbers_per_row)
+    elif LABEL in batch.schema.names:
         labels = batch.column(LABEL).cast(pa.float32()).fill_null(float("nan")).to_numpy(zero_copy_only=False)
         labels = np.ascontiguousarray(labels, dtype=np.float32)
     else:
@@ -114,18 +149,27 @@ def push(to: Any, batch: pa.RecordBatch) -> list[int]:
         if values.null_count:
             values = values.fill_null(float("nan"))
         floats = np.ascontiguousarray(values.to_numpy(zero_copy_only=False), dtype=np.float32)
-        bad = to.push_floats(floats, _offsets(column.offsets), labels, is_valid)
+        bad = to.push_floats(floats, _offsets(column.offsets), labels, is_valid, beside)
     elif pa.types.is_struct(kind):
         fields = dict(zip((field.name for field in kind), column.flatten(), strict=True))
         sizes = [fields[name].fill_null(0).to_numpy(zero_copy_only=False) for name in ("nChannels", "height", "width")]
         is_valid &= np.isin(fields["mode"].fill_null(-1).to_numpy(zero_copy_only=False), _IMAGE_MODES).astype(np.uint8)
         shapes = np.ascontiguousarray(np.stack(sizes, axis=1), dtype=np.int64).reshape(-1)
         content, offsets = _bytes(fields["data"])
-        bad = to.push_bytes(content, offsets, labels, is_valid, shapes)
+        bad = to.push_bytes(content, offsets, labels, is_valid, shapes, beside)
     else:
         content, offsets = _bytes(column)
-        bad = to.push_bytes(content, offsets, labels, is_valid)
+        bad = to.push_bytes(content, offsets, labels, is_valid, None, beside)
     return bad
+
+
+def _numbers(column: pa.ListArray, per_row: int) -> np.ndarray:
+    """The numbers of all rows, one row after the other; a row that is null is no numbers."""
+    found = np.full((len(column), per_row), np.nan, np.float32)
+    is_valid = column.is_valid().to_numpy(zero_copy_only=False).astype(bool)
+    values = column.drop_null().flatten().fill_null(float("nan"))
+    found[is_valid] = values.to_numpy(zero_copy_only=False).reshape(-1, per_row)
+    return found.reshape(-1)
 
 
 def _offsets(offsets: pa.Array) -> np.ndarray:

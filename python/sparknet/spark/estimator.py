@@ -55,8 +55,8 @@ class NetEstimator(Estimator, TrainParams, DefaultParamsReadable, DefaultParamsW
         spark = dataset.sparkSession
         workers = self.getOrDefault(self.numWorkers)
         self._check()
-        frame = self._prepared(dataset)
         job = self._packed()
+        frame = self._prepared(dataset, job)
         weights = files.read(self.getOrDefault(self.weights)) if self.getOrDefault(self.weights) else None
         check_cluster(spark, workers)
         seed = self.getOrDefault(self.seed) if self.isDefined(self.seed) else job.seed
@@ -157,11 +157,9 @@ class NetEstimator(Estimator, TrainParams, DefaultParamsReadable, DefaultParamsW
         if not self.isDefined(self.solver):
             raise ValueError("there is no solver: give solver, a .prototxt file or its text")
 
-    def _prepared(self, dataset: DataFrame) -> DataFrame:
-        columns = [
-            data.features(dataset, self.getOrDefault(self.featuresCol)),
-            data.label(dataset, self.getOrDefault(self.labelCol)),
-        ]
+    def _prepared(self, dataset: DataFrame, job: Any) -> DataFrame:
+        names = self.getOrDefault(self.featuresCol), self.getOrDefault(self.labelCol)
+        columns = data.inputs(dataset, job.columns, *names)
         validation = self.getOrDefault(self.validationIndicatorCol)
         if validation is not None:
             columns.append(data.validation(dataset, validation))
@@ -185,6 +183,7 @@ class NetEstimator(Estimator, TrainParams, DefaultParamsReadable, DefaultParamsW
             crop_size=job.crop_size,
             skip_bad=self.getOrDefault(self.onBadRow) == "skip",
             memory_limit_bytes=memory_limit_bytes,
+            columns=tuple(job.columns),
         )
 
 

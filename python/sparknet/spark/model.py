@@ -111,6 +111,7 @@ class NetModel(Model, NetParams, MLReadable, MLWritable):
             "shape": job.shape,
             "color": job.color,
             "crop_size": job.crop_size,
+            "columns": job.columns,
             "seed": seed,
         }
         model._parts = {
@@ -164,6 +165,8 @@ class NetModel(Model, NetParams, MLReadable, MLWritable):
                 crop_size=about["crop_size"],
                 skip_bad=self.getOrDefault(self.onBadRow) == "skip",
                 memory_limit_bytes=1 << 62,
+                # Models that were saved by older versions have none.
+                columns=tuple((name, count) for name, count in about.get("columns", [])),
             ),
             threads=self.getOrDefault(self.threadsPerWorker),
             scores=about["scores"],
@@ -183,7 +186,12 @@ class NetModel(Model, NetParams, MLReadable, MLWritable):
         if taken:
             raise ValueError(f"the DataFrame has a column {taken[0]} already: drop it, or name the output otherwise")
         schema = T.StructType([*dataset.schema.fields, *added])
-        frame = dataset.withColumn(data.FEATURES, data.features(dataset, self.getOrDefault(self.featuresCol)))
+        if settings.rules.columns:
+            # Nothing tells a CoSData layer's inputs from its labels, so it wants them all.
+            found = data.inputs(dataset, settings.rules.columns, "", "")
+            frame = dataset.withColumns(dict(zip((data.FEATURES, data.LABEL), found, strict=False)))
+        else:
+            frame = dataset.withColumn(data.FEATURES, data.features(dataset, self.getOrDefault(self.featuresCol)))
         names = (prediction or None, probability if settings.is_classifier and probability else None)
         out = frame.mapInArrow(partial(predict_partition, settings=settings, names=names), schema)
         vectors = [probability] if names[1] else []
@@ -194,10 +202,8 @@ class NetModel(Model, NetParams, MLReadable, MLWritable):
     def evaluate(self, dataset: DataFrame) -> Evaluation:
         """Tests the net on rows with labels, each row once, where they lie."""
         settings = self._settings(dataset.sparkSession, with_labels=True)
-        frame = dataset.select(
-            data.features(dataset, self.getOrDefault(self.featuresCol)),
-            data.label(dataset, self.getOrDefault(self.labelCol)),
-        )
+        names = self.getOrDefault(self.featuresCol), self.getOrDefault(self.labelCol)
+        frame = dataset.select(*data.inputs(dataset, settings.rules.columns, *names))
         parts = frame.mapInArrow(partial(evaluate_partition, settings=settings), "part binary").collect()
         if not parts:
             raise ValueError("there are no rows to evaluate: give a DataFrame with some")
@@ -311,7 +317,7 @@ def predict_partition(
     """Adds predictions and blobs to batches of rows."""
     blobs = [settings.scores, *settings.blobs]
     for batch in batches:
-        kept = [name for name in batch.schema.names if name != data.FEATURES]
+        kept = [name for name in batch.schema.names if name not in (data.FEATURES, data.LABEL)]
         found = _run(batch, settings, blobs)
         columns = [batch.column(name) for name in kept]
         scores, is_good = found[0]

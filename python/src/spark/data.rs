@@ -34,19 +34,28 @@ fn slice<'a, T>(values: &'a [T], offsets: &[i64], row: usize) -> PyResult<&'a [T
     }
 }
 
-fn check_lengths(offsets: &[i64], labels: &[f32], is_valid: &[u8]) -> PyResult<()> {
-    if offsets.len() == labels.len() + 1 && labels.len() == is_valid.len() {
+fn check_lengths(offsets: &[i64], labels: &[f32], is_valid: &[u8], numbers: &[f32], per_row: usize) -> PyResult<()> {
+    if offsets.len() == labels.len() + 1 && labels.len() == is_valid.len() && numbers.len() == labels.len() * per_row {
         return Ok(());
     }
     Err(PyValueError::new_err(
-        "a batch needs an offset more than labels, and a validity each",
+        "a batch needs an offset more than labels, and a validity and all numbers each",
     ))
+}
+
+fn all<'a>(numbers: &'a Option<PyReadonlyArray1<'_, f32>>) -> PyResult<&'a [f32]> {
+    Ok(numbers
+        .as_ref()
+        .map(|numbers| numbers.as_slice())
+        .transpose()?
+        .unwrap_or_default())
 }
 
 #[pymethods]
 impl PyRowsWriter {
     #[new]
-    #[pyo3(signature = (name, shape, color, crop_size, skip_bad, memory_limit_bytes, spill_folder))]
+    #[pyo3(signature = (name, shape, color, crop_size, skip_bad, memory_limit_bytes, spill_folder, numbers=0))]
+    #[allow(clippy::too_many_arguments)] // Python calls it with names.
     fn new(
         name: String,
         shape: Option<[usize; 3]>,
@@ -55,6 +64,7 @@ impl PyRowsWriter {
         skip_bad: bool,
         memory_limit_bytes: usize,
         spill_folder: PathBuf,
+        numbers: usize,
     ) -> PyResult<Self> {
         let color = match color {
             "native" => ColorMode::Native,
@@ -67,13 +77,22 @@ impl PyRowsWriter {
             shape,
             color,
             crop_size,
+            numbers,
             skip_bad,
             memory_limit_bytes,
             spill_folder,
         }))))
     }
 
-    /// Rows of floats: row k is `values[offsets[k]:offsets[k + 1]]`. Returns which of them are bad and left out.
+    /// How many numbers each row has beside its values and its label.
+    #[getter]
+    fn numbers_per_row(&self) -> PyResult<usize> {
+        Ok(self.0.as_ref().ok_or_else(finished)?.numbers_per_row())
+    }
+
+    /// Rows of floats: row k is `values[offsets[k]:offsets[k + 1]]`. `numbers` are those beside the values, one row after
+    /// the other. Returns which rows are bad and left out.
+    #[pyo3(signature = (values, offsets, labels, is_valid, numbers=None))]
     fn push_floats(
         &mut self,
         py: Python<'_>,
@@ -81,11 +100,13 @@ impl PyRowsWriter {
         offsets: PyReadonlyArray1<'_, i64>,
         labels: PyReadonlyArray1<'_, f32>,
         is_valid: PyReadonlyArray1<'_, u8>,
+        numbers: Option<PyReadonlyArray1<'_, f32>>,
     ) -> PyResult<Vec<usize>> {
         let writer = self.0.as_mut().ok_or_else(finished)?;
         let (values, offsets) = (values.as_slice()?, offsets.as_slice()?);
         let (labels, is_valid) = (labels.as_slice()?, is_valid.as_slice()?);
-        check_lengths(offsets, labels, is_valid)?;
+        let (numbers, per_row) = (all(&numbers)?, writer.numbers_per_row());
+        check_lengths(offsets, labels, is_valid, numbers, per_row)?;
         py.detach(|| {
             let mut bad = Vec::new();
             for (row, label) in labels.iter().enumerate() {
@@ -93,7 +114,8 @@ impl PyRowsWriter {
                     0 => RowValues::Null,
                     _ => RowValues::Floats(slice(values, offsets, row)?),
                 };
-                if !writer.push(values, *label).map_err(to_python)? {
+                let numbers = &numbers[row * per_row..(row + 1) * per_row];
+                if !writer.push_with(values, *label, numbers).map_err(to_python)? {
                     bad.push(row);
                 }
             }
@@ -103,7 +125,8 @@ impl PyRowsWriter {
 
     /// Rows of bytes: image files, or raw values; with `shapes`, `(c, h, w)` a row, interleaved pixels. Returns as
     /// `push_floats`.
-    #[pyo3(signature = (bytes, offsets, labels, is_valid, shapes=None))]
+    #[pyo3(signature = (bytes, offsets, labels, is_valid, shapes=None, numbers=None))]
+    #[allow(clippy::too_many_arguments)] // Python leaves the last ones out.
     fn push_bytes(
         &mut self,
         py: Python<'_>,
@@ -112,11 +135,13 @@ impl PyRowsWriter {
         labels: PyReadonlyArray1<'_, f32>,
         is_valid: PyReadonlyArray1<'_, u8>,
         shapes: Option<PyReadonlyArray1<'_, i64>>,
+        numbers: Option<PyReadonlyArray1<'_, f32>>,
     ) -> PyResult<Vec<usize>> {
         let writer = self.0.as_mut().ok_or_else(finished)?;
         let (bytes, offsets) = (bytes.as_slice()?, offsets.as_slice()?);
         let (labels, is_valid) = (labels.as_slice()?, is_valid.as_slice()?);
-        check_lengths(offsets, labels, is_valid)?;
+        let (numbers, per_row) = (all(&numbers)?, writer.numbers_per_row());
+        check_lengths(offsets, labels, is_valid, numbers, per_row)?;
         let shapes = shapes.as_ref().map(|shapes| shapes.as_slice()).transpose()?;
         if shapes.is_some_and(|shapes| shapes.len() != 3 * labels.len()) {
             return Err(PyValueError::new_err("shapes has to be three numbers a row"));
@@ -132,7 +157,8 @@ impl PyRowsWriter {
                         RowValues::Interleaved(slice(bytes, offsets, row)?, shape)
                     }
                 };
-                if !writer.push(values, *label).map_err(to_python)? {
+                let numbers = &numbers[row * per_row..(row + 1) * per_row];
+                if !writer.push_with(values, *label, numbers).map_err(to_python)? {
                     bad.push(row);
                 }
             }

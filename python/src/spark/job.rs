@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use prost::Message;
 use pyo3::{prelude::*, types::PyBytes};
 use sparknet_data::ColorMode;
-use sparknet_engine::spec::LayerKind;
 use sparknet_proto::caffe::NetParameter;
 use sparknet_train::{
     packed::{PackedJob, Text},
@@ -71,6 +70,13 @@ impl PyPackedJob {
         self.0.wanted.crop_size
     }
 
+    /// The columns that feed a CoSData layer and their numbers, first the one that is transformed; empty for features
+    /// and a label.
+    #[getter]
+    fn columns(&self) -> Vec<(String, usize)> {
+        self.0.wanted.columns.clone()
+    }
+
     /// Where training ends.
     #[getter]
     fn max_iter(&self) -> i32 {
@@ -87,10 +93,7 @@ impl PyPackedJob {
     #[getter]
     fn batch_size(&self) -> PyResult<usize> {
         let job = self.0.job(&PathBuf::new()).map_err(to_python)?;
-        let sizes = job.train.spec.layers.iter().filter_map(|layer| match &layer.kind {
-            LayerKind::Data(data) => Some(data.batch_size),
-            _ => None,
-        });
+        let sizes = job.train.spec.layers.iter().filter_map(|layer| layer.kind.batch_size());
         Ok(sizes.max().unwrap_or(0))
     }
 

@@ -11,7 +11,7 @@ from sparknet.spark import data
 def shards_of(estimator, dataset):
     """The rows that Spark would give each of an estimator's workers, in their order."""
     workers = estimator.getOrDefault("numWorkers")
-    frame = estimator._prepared(dataset).repartition(workers)
+    frame = estimator._prepared(dataset, estimator._packed()).repartition(workers)
     shards = defaultdict(list)
     for row in frame.withColumn("rank", spark_partition_id()).collect():
         shards[row["rank"]].append(row)

@@ -22,7 +22,7 @@ const LAST: u8 = 4;
 ///
 /// # Errors
 /// A file that cannot be read, is damaged, or ends within a record; what `visit` says.
-pub(super) fn read(path: &Path, visit: &mut dyn FnMut(&[u8], u64) -> Result<(), DataError>) -> Result<(), DataError> {
+pub(super) fn read(path: &Path, mut visit: impl FnMut(&[u8], u64) -> Result<(), DataError>) -> Result<(), DataError> {
     let mut file = File::open(path).map_err(|cause| DataError::io("read", path, cause))?;
     let mut block = Vec::with_capacity(BLOCK);
     let mut block_start = 0;

@@ -38,15 +38,12 @@ impl Handle {
     }
 }
 
-/// Called with a key, its sequence number and the place of its value.
-type Visit<'a> = &'a mut dyn FnMut(&[u8], u64, Option<Place>);
-
 /// Calls `visit` with every key of a table of `size` bytes, its sequence number and the place of its value, `None` for a
 /// deletion.
 ///
 /// # Errors
 /// A file that cannot be read, has another size or is damaged.
-pub(super) fn read(path: &Path, size: u64, visit: Visit<'_>) -> Result<(), DataError> {
+pub(super) fn read(path: &Path, size: u64, mut visit: impl FnMut(&[u8], u64, Option<Place>)) -> Result<(), DataError> {
     let read_error = |cause| DataError::io("read", path, cause);
     let damaged = |detail: &str| DataError::corrupt(path, detail);
     let file = File::open(path).map_err(read_error)?;
@@ -68,14 +65,14 @@ pub(super) fn read(path: &Path, size: u64, visit: Visit<'_>) -> Result<(), DataE
     read_block(&file, path, index, &mut index_block)?;
     let entry_damaged = || damaged("a block in it is damaged");
     let mut handles = Vec::new();
-    for_each_entry(&index_block, &mut |_, start, length| {
+    for_each_entry(&index_block, |_, start, length| {
         handles.push(Handle::take(&mut &index_block[start..start + length])?);
         Some(())
     })
     .ok_or_else(entry_damaged)?;
     for handle in handles {
         let is_compressed = read_block(&file, path, handle, &mut block)?;
-        for_each_entry(&block, &mut |key, start, length| {
+        for_each_entry(&block, |key, start, length| {
             let (key, tag) = key.split_last_chunk::<8>()?;
             let tag = u64::from_le_bytes(*tag);
             let place = if is_compressed {
@@ -147,7 +144,7 @@ pub(super) fn read_block(file: &File, path: &Path, handle: Handle, block: &mut V
 
 /// Calls `visit` with the key, and the value's place and length, of every entry of a block. `None` if the block is damaged,
 /// or `visit` says so.
-fn for_each_entry(block: &[u8], visit: &mut dyn FnMut(&[u8], usize, usize) -> Option<()>) -> Option<()> {
+fn for_each_entry(block: &[u8], mut visit: impl FnMut(&[u8], usize, usize) -> Option<()>) -> Option<()> {
     let (rest, restarts) = block.split_last_chunk::<4>()?;
     let restarts = usize::try_from(u32::from_le_bytes(*restarts)).ok()?.checked_mul(4)?;
     let entries = &rest[..rest.len().checked_sub(restarts)?];

@@ -135,6 +135,8 @@ pub struct CosDataSpec {
     pub batch_size: usize,
     /// The tops, in order.
     pub tops: Vec<CosTopSpec>,
+    /// The top whose column is decoded and transformed; the others take numbers as they are.
+    pub values_top: usize,
 }
 
 /// One top of a `CoSData` layer.
@@ -142,8 +144,8 @@ pub struct CosDataSpec {
 pub struct CosTopSpec {
     /// The column that feeds it.
     pub column: String,
-    /// Whether the column holds images.
-    pub is_image: bool,
+    /// Values of a record.
+    pub count: usize,
     /// A batch's shape: `(n, …)`, or `(…, n)` where it is transposed.
     pub shape: Shape,
     /// Whether the batch lies along the last axis, as recurrent layers want their sequences.
@@ -154,6 +156,14 @@ pub struct CosTopSpec {
 
 impl CosDataSpec {
     pub(crate) fn parse(layer: &LayerParameter) -> Parsed<LayerKind> {
+        Self::from_layer(layer).map(LayerKind::CosData)
+    }
+
+    /// Validates a `CoSData` layer.
+    ///
+    /// # Errors
+    /// What is wrong with its parameters, and the way out.
+    pub fn from_layer(layer: &LayerParameter) -> Result<Self, String> {
         let param: CoSDataParameter = layer.cos_data_param.clone().unwrap_or_default();
         if param.top.is_empty() {
             return Err("cos_data_param.top is missing: give the tops".to_owned());
@@ -167,10 +177,30 @@ impl CosDataSpec {
         }
         let batch_size = required(param.batch_size, "cos_data_param.batch_size")?;
         let tops = param.top.iter().map(|top| CosTopSpec::parse(top, batch_size));
-        Ok(LayerKind::CosData(Self {
+        let tops = tops.collect::<Parsed<Vec<_>>>()?;
+        let mut special =
+            (0..tops.len()).filter(|top| is_image(&param.top[*top]) || param.top[*top].transform_param.is_some());
+        let values_top = special.next().unwrap_or(0);
+        if let Some(second) = special.next() {
+            return Err(format!(
+                "tops '{}' and '{}' both hold images or have a transform_param, but only one column can: feed numbers",
+                param.top[values_top].name(),
+                param.top[second].name()
+            ));
+        }
+        Ok(Self {
             batch_size,
-            tops: tops.collect::<Parsed<_>>()?,
-        }))
+            tops,
+            values_top,
+        })
+    }
+
+    /// The columns that feed the layer, and how many numbers each has: first the one that is transformed.
+    pub fn columns(&self) -> Vec<(String, usize)> {
+        let mut tops: Vec<&CosTopSpec> = self.tops.iter().collect();
+        let values = tops.remove(self.values_top);
+        let column = |top: &CosTopSpec| (top.column.clone(), top.count);
+        std::iter::once(values).chain(tops).map(column).collect()
     }
 }
 
@@ -181,15 +211,11 @@ impl CosTopSpec {
         if name.is_empty() {
             return Err("a cos_data_param.top has no name: name the column that feeds it".to_owned());
         }
-        let is_image = match top.r#type() {
-            Type::String => {
-                return Err(format!(
-                    "top '{name}' is of type STRING, but blobs hold numbers: leave it out"
-                ));
-            }
-            Type::EncodedImage | Type::RawImage | Type::EncodedImageWithDim => true,
-            Type::Int | Type::Float | Type::IntArray | Type::FloatArray => false,
-        };
+        if top.r#type() == Type::String {
+            return Err(format!(
+                "top '{name}' is of type STRING, but blobs hold numbers: leave it out"
+            ));
+        }
         let transform = TransformSpec::parse(top.transform_param.as_ref())?;
         let or = |size: u32, other: u32| if size > 0 { size } else { other } as usize;
         let mut record = vec![
@@ -216,6 +242,8 @@ impl CosTopSpec {
                 "top '{name}' is transposed, but its sample_num_axes is {axes}: only 1 can be"
             ));
         }
+        let count = Shape::new(&record[..]).checked_count();
+        let count = count.ok_or_else(|| format!("top '{name}' has more than 2147483647 values a record"))?;
         let dims = if top.transpose() {
             vec![record[0], batch_size]
         } else {
@@ -223,12 +251,20 @@ impl CosTopSpec {
         };
         Ok(Self {
             column: name.to_owned(),
-            is_image,
+            count,
             shape: Shape::new(dims),
             transpose: top.transpose(),
             transform,
         })
     }
+}
+
+fn is_image(top: &TopBlob) -> bool {
+    use top_blob::Type;
+    matches!(
+        top.r#type(),
+        Type::EncodedImage | Type::RawImage | Type::EncodedImageWithDim
+    )
 }
 
 /// Every data layer of Caffe's looks for this in `data_param`.
