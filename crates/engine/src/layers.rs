@@ -7,6 +7,7 @@ mod accuracy;
 mod batch_norm;
 mod bias;
 mod bnll;
+mod channel_sums;
 mod channels;
 mod clip;
 mod concat;
