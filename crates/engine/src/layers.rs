@@ -9,6 +9,7 @@ mod batch_norm;
 mod batch_reindex;
 mod bias;
 mod bnll;
+mod channel_sums;
 mod channels;
 mod clip;
 mod concat;

@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use sparknet_engine::{NetSpec, NetState, Phase, SolverSpec};
+use sparknet_engine::{
+    NetSpec, NetState, Phase, SolverSpec,
+    spec::{InfogainLossSpec, LayerKind},
+};
 use sparknet_proto::{
     caffe::{NetParameter, SolverParameter},
     read_net, read_solver,
@@ -68,10 +71,21 @@ impl NetSource {
             stages: stages.stages.clone(),
         }
         .merge(net.state.as_ref());
-        Ok(Self {
-            spec: NetSpec::from_proto(&net, state)?,
-            folder: folder_of(path),
-        })
+        Self::new(&net, state, folder_of(path))
+    }
+
+    /// The layers of `state`; the files that they read by themselves are looked for as data are.
+    fn new(net: &NetParameter, state: NetState, folder: PathBuf) -> Result<Self, Error> {
+        let mut spec = NetSpec::from_proto(net, state)?;
+        for layer in &mut spec.layers {
+            if let LayerKind::InfogainLoss(InfogainLossSpec {
+                source: Some(source), ..
+            }) = &mut layer.kind
+            {
+                *source = resolve(source, &folder).display().to_string();
+            }
+        }
+        Ok(Self { spec, folder })
     }
 }
 
@@ -177,10 +191,7 @@ fn train_net(solver: &SolverParameter, folder: &Path, stages: &Stages) -> Result
         stages: stages.stages.clone(),
     };
     state = state.merge(net.state.as_ref()).merge(solver.train_state.as_ref());
-    Ok(NetSource {
-        spec: NetSpec::from_proto(&net, state)?,
-        folder: net_folder,
-    })
+    NetSource::new(&net, state, net_folder)
 }
 
 /// The test nets in Caffe's order: `test_net_param`, `test_net`, then `net_param` or `net` as often as there are
@@ -236,12 +247,38 @@ fn test_nets(solver: &SolverParameter, folder: &Path) -> Result<Vec<(NetSource, 
             .test_iter
             .get(index)
             .and_then(|batches| u64::try_from(*batches).ok());
-        let spec = NetSpec::from_proto(&net, state)?;
+        let net = NetSource::new(&net, state, net_folder)?;
         // Caffe builds such a net, never runs it, and calls its scores NaN.
         if batches != Some(0) {
-            let folder = net_folder;
-            tests.push((NetSource { spec, folder }, batches));
+            tests.push((net, batches));
         }
     }
     Ok(tests)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_layers_are_looked_for_beside_their_net() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("net.prototxt");
+        let net = "layer { name: 'L' type: 'InfogainLoss' bottom: 'x' bottom: 't'
+            infogain_loss_param { source: 'h.binaryproto' } }";
+        std::fs::write(&path, net).unwrap();
+        let source = || match &NetSource::read(&path, Phase::Train, &Stages::default())
+            .unwrap()
+            .spec
+            .layers[0]
+            .kind
+        {
+            LayerKind::InfogainLoss(spec) => spec.source.clone().unwrap(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(source(), "h.binaryproto");
+        let beside = folder.path().join("h.binaryproto");
+        std::fs::write(&beside, []).unwrap();
+        assert_eq!(source(), beside.display().to_string());
+    }
 }

@@ -52,8 +52,7 @@ pub struct BatchNorm {
     /// `1 / √(variance + eps)`, which backward needs too.
     inverse_std: Vec<f32>,
     /// What backward takes away from each gradient: a constant, and a multiple of y.
-    offset: Vec<f32>,
-    slope: Vec<f32>,
+    slopes: [Vec<f32>; 2],
     partial_sums: Vec<f64>,
 }
 
@@ -67,8 +66,7 @@ impl BatchNorm {
             mean: Vec::new(),
             variance: Vec::new(),
             inverse_std: Vec::new(),
-            offset: Vec::new(),
-            slope: Vec::new(),
+            slopes: Default::default(),
             partial_sums: Vec::new(),
         }
     }
@@ -96,12 +94,8 @@ impl BatchNorm {
     /// Takes mean and variance from the batch.
     fn take_batch_statistics(&mut self, x: &[f32]) {
         let values = self.values() as f64;
-        let (channels, partial, mean, variance) = (
-            self.channels,
-            &mut self.partial_sums,
-            &mut self.mean,
-            &mut self.variance,
-        );
+        let (channels, partial) = (self.channels, &mut self.partial_sums);
+        let (mean, variance) = (&mut self.mean, &mut self.variance);
         channels.sum(
             partial,
             x,
@@ -156,14 +150,10 @@ impl Layer for BatchNorm {
         };
         let count = self.channels.count;
         keep_param_shape(shape, Shape::from([count]), &mut self.statistics)?;
-        let per_channel = [
-            &mut self.mean,
-            &mut self.variance,
-            &mut self.inverse_std,
-            &mut self.offset,
-            &mut self.slope,
-        ];
-        per_channel.into_iter().for_each(|values| values.resize(count, 0.0));
+        let computed = [&mut self.mean, &mut self.variance, &mut self.inverse_std];
+        for values in computed.into_iter().chain(&mut self.slopes) {
+            values.resize(count, 0.0);
+        }
         Ok(vec![shape.clone()])
     }
 
@@ -213,7 +203,7 @@ impl Layer for BatchNorm {
             );
         }
         let (y, values) = (io.top.get(0), self.values() as f64);
-        let (inverse_std, offset, slope) = (&self.inverse_std, &mut self.offset, &mut self.slope);
+        let (inverse_std, [offset, slope]) = (&self.inverse_std, &mut self.slopes);
         self.channels.sum(
             &mut self.partial_sums,
             top_gradient(io.top_diff, &io.bottom_diff[0], io.in_place),

@@ -87,7 +87,7 @@ impl Layer for InfogainLoss {
         if let Some(source) = &self.spec.source
             && self.matrix.len() != count
         {
-            self.matrix = read_matrix(source, count)?;
+            self.matrix = read_matrix(source.as_ref(), count)?;
         }
         self.row_sums.resize(self.classes, 0.0);
         self.probabilities.resize(scores.count(), 0.0);

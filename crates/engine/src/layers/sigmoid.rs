@@ -61,7 +61,9 @@ impl Layer for Sigmoid {
 
 /// `1 / (1 + exp(-x))`, without an exponential that overflows.
 pub fn sigmoid(x: f32) -> f32 {
-    0.5 * (0.5 * x).tanh() + 0.5
+    let small = (-x.abs()).exp();
+    let numerator = if x < 0.0 { small } else { 1.0 };
+    numerator / (1.0 + small)
 }
 
 #[cfg(test)]

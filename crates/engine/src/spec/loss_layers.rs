@@ -1,7 +1,5 @@
 //! The typed parameters of losses.
 
-use std::path::PathBuf;
-
 use sparknet_proto::caffe::{LayerParameter, hinge_loss_parameter, loss_parameter};
 
 use super::{LayerKind, kinds::Parsed};
@@ -88,7 +86,7 @@ pub struct InfogainLossSpec {
     /// The axis of the classes.
     pub axis: i32,
     /// The file with the infogain matrix, a binary `BlobProto`; `None` where it is the third bottom.
-    pub source: Option<PathBuf>,
+    pub source: Option<String>,
     /// A label that adds nothing.
     pub ignore_label: Option<i32>,
     /// What the sum is divided by.
@@ -110,7 +108,7 @@ impl InfogainLossSpec {
                     .to_owned(),
             );
         } else {
-            Some(PathBuf::from(param.source()))
+            Some(param.source().to_owned())
         };
         Ok(LayerKind::InfogainLoss(Self {
             axis: param.axis(),
