@@ -9,6 +9,7 @@ mod concat;
 mod convolution;
 mod crop;
 mod deconvolution;
+mod dense;
 mod dropout;
 mod dummy_data;
 mod eltwise;
