@@ -17,6 +17,7 @@ mod contrastive_loss;
 mod convolution;
 mod crop;
 mod deconvolution;
+mod dense;
 mod dropout;
 mod dummy_data;
 mod eltwise;

@@ -131,4 +131,16 @@ mod tests {
             assert!(error.starts_with(&expected), "{error}");
         }
     }
+
+    #[test]
+    fn indices_with_two_axes_are_refused_with_the_shape() {
+        let layer = "layer { name: 'L' type: 'BatchReindex' bottom: 'x' bottom: 'i' top: 'y' }";
+        let error = net(&format!("{}{}{layer}", input("x", &[3]), input("i", &[2, 1])))
+            .err()
+            .unwrap();
+        assert!(
+            error.contains("bottom 1 has shape (2, 1), but indices have one axis"),
+            "{error}"
+        );
+    }
 }

@@ -197,21 +197,25 @@ mod tests {
     #[test]
     fn a_layer_that_cannot_follow_says_so_and_the_next_batch_may_suit_it() {
         let text = format!(
-            "{}{}{} layer {{ name: 'R' type: 'Reshape' bottom: 'y' top: 'z' reshape_param {{ shape {{ dim: 2 dim: -1 }} }} }}",
+            "{}{}{} layer {{ name: 'ip' type: 'InnerProduct' bottom: 'y' top: 'z'
+               inner_product_param {{ num_output: 1 weight_filler {{ value: 1 }} }} }}
+             layer {{ name: 'R' type: 'Reshape' bottom: 'z' top: 'r' reshape_param {{ shape {{ dim: 2 dim: -1 }} }} }}",
             input("x", &[4, 1]),
             input("s", &[4]),
             filter("bottom: 'x' bottom: 's'", "top: 'y'"),
         );
         let mut net = net(&text).unwrap();
         let x = [1.0, 2.0, 3.0, 4.0];
-        let mut pass = |selector: &[f32]| run(&mut net, &[("x", &x), ("s", selector)]).map(|blobs| blobs["z"].clone());
-        let error = pass(&[1.0, 1.0, 1.0, 0.0]).unwrap_err();
-        assert!(
-            error.starts_with("layer 'R' (Reshape): bottom 0 has shape (3, 1)"),
-            "{error}"
-        );
-        assert_eq!(pass(&[0.0, 1.0, 0.0, 1.0]), Ok(vec![2.0, 4.0]));
-        assert_eq!(pass(&[1.0; 4]), Ok(x.to_vec()));
+        let mut pass = |selector: &[f32]| run(&mut net, &[("x", &x), ("s", selector)]).map(|blobs| blobs["r"].clone());
+        for (selector, expected) in [([1.0; 4], &x[..]), ([0.0, 1.0, 0.0, 1.0], &[2.0, 4.0])] {
+            assert_eq!(pass(&selector), Ok(expected.to_vec()));
+            let error = pass(&[1.0, 1.0, 1.0, 0.0]).unwrap_err();
+            assert!(
+                error.starts_with("layer 'R' (Reshape): bottom 0 has shape (3, 1)"),
+                "{error}"
+            );
+            assert_eq!(pass(&selector), Ok(expected.to_vec()), "after an error");
+        }
     }
 
     #[test]

@@ -6,16 +6,16 @@
 
 use rayon::prelude::*;
 
-use super::vectorized::{copy, vectorized};
+use super::{
+    dense,
+    vectorized::{copy, vectorized},
+};
 use crate::{
     LayerError, Shape,
     kernels::{self, Matrix, Workspace},
     layer::{Backward, Forward, ParamBlob},
     spec::RecurrentSpec,
 };
-
-/// Outputs whose bias gradients a thread sums at a time.
-const CHUNK: usize = 256;
 
 /// The sequences of a batch, `n` streams of `t` steps, and what a recurrent layer remembers of them.
 pub struct Recurrence {
@@ -165,7 +165,7 @@ impl Recurrence {
     /// Begins a pass: fetches the first states, from the bottoms or from the end of the pass before, and computes what
     /// the inputs of all steps add to `gates` `(t·n, gates)`.
     pub fn begin(&mut self, io: &Forward<'_>, gates: &mut Vec<f32>) {
-        let (size, width, rows) = (self.state_size(), self.gates, self.steps * self.streams);
+        let (size, width, streams) = (self.state_size(), self.gates, self.streams);
         let first_state = self.hidden_param();
         for (i, state) in self.states.iter_mut().enumerate() {
             if self.spec.expose_hidden {
@@ -175,32 +175,16 @@ impl Recurrence {
             }
         }
         self.workspaces.resize_with(io.context.threads, Workspace::default);
-        gates.resize(rows * width, 0.0);
-        let x = Matrix::row_major(io.bottom.get(0), self.inputs);
-        let weight = Matrix::row_major(&io.params[0], self.inputs).transposed();
-        kernels::gemm_parallel(
-            &mut self.workspaces,
-            rows,
-            width,
-            self.inputs,
-            x,
-            weight,
-            gates,
-            width,
-            false,
-        );
-        let bias = &io.params[1];
+        gates.resize(self.steps * streams * width, 0.0);
+        dense::multiply(&mut self.workspaces, width, &io.params[0], io.bottom.get(0), gates);
+        let (bias, sums) = (&io.params[1], &mut self.static_gates);
         if self.spec.static_input {
-            let count = self.static_inputs;
-            let x = Matrix::row_major(io.bottom.get(2), count);
-            let weight = Matrix::row_major(&io.params[2], count).transposed();
-            let (workspaces, sums) = (&mut self.workspaces, &mut self.static_gates);
-            kernels::gemm_parallel(workspaces, self.streams, width, count, x, weight, sums, width, false);
+            dense::multiply(&mut self.workspaces, width, &io.params[2], io.bottom.get(2), sums);
         }
-        let (streams, static_gates) = (self.streams, self.spec.static_input.then_some(&self.static_gates));
+        let sums = self.spec.static_input.then_some(&*sums);
         gates.par_chunks_mut(width).enumerate().for_each(|(row, gates)| {
             kernels::axpy(1.0, bias, gates);
-            if let Some(sums) = static_gates {
+            if let Some(sums) = sums {
                 kernels::axpy(1.0, &sums[row % streams * width..][..width], gates);
             }
         });
@@ -222,21 +206,10 @@ impl Recurrence {
         let carried = &mut self.carried[step * size..][..size];
         carried.copy_from_slice(&self.states[0][step * size..][..size]);
         scale_streams(outputs, cont, carried);
-        let (h, weight) = (
-            Matrix::row_major(carried, outputs),
-            Matrix::row_major(&self.hidden_weight, width),
-        );
-        kernels::gemm_parallel(
-            &mut self.workspaces,
-            self.streams,
-            width,
-            outputs,
-            h,
-            weight,
-            gates,
-            width,
-            true,
-        );
+        let h = Matrix::row_major(carried, outputs);
+        let weight = Matrix::row_major(&self.hidden_weight, width);
+        let workspaces = &mut self.workspaces;
+        kernels::gemm_parallel(workspaces, self.streams, width, outputs, h, weight, gates, width, true);
     }
 
     /// Ends a pass: shows the last states where they are exposed.
@@ -249,69 +222,43 @@ impl Recurrence {
 
     /// The gradient `h_diff` of the hidden state before a step, as far as that step's gates go.
     pub fn carry_back(&mut self, weight: &[f32], cont: &[f32], gate_diff: &[f32], h_diff: &mut [f32]) {
-        let (outputs, width) = (self.spec.num_output, self.gates);
-        let (dy, weight) = (Matrix::row_major(gate_diff, width), Matrix::row_major(weight, outputs));
-        let workspaces = &mut self.workspaces;
-        kernels::gemm_parallel(
-            workspaces,
-            self.streams,
-            outputs,
-            width,
-            dy,
-            weight,
-            h_diff,
-            outputs,
-            false,
-        );
-        scale_streams(outputs, cont, h_diff);
+        dense::input_diff(&mut self.workspaces, self.gates, weight, gate_diff, h_diff);
+        scale_streams(self.spec.num_output, cont, h_diff);
     }
 
     /// The gradients of the inputs, and of the parameters that [`Self::params`] lists, from that of all gates.
     pub fn backward(&mut self, io: &mut Backward<'_>, gate_diff: &[f32]) {
-        let (width, rows, hidden_param) = (self.gates, self.steps * self.streams, self.hidden_param());
-        let static_bottom = self.spec.static_input && io.propagate_down[2];
-        let static_param = self.spec.static_input && io.param_propagate_down[2];
-        if static_bottom || static_param {
-            let sums = self.static_gates.par_chunks_mut(width).enumerate();
-            let streams = self.streams;
-            sums.for_each(|(stream, sum)| {
-                sum.fill(0.0);
-                let steps = gate_diff.chunks_exact(width).skip(stream).step_by(streams);
-                steps.for_each(|diff| kernels::axpy(1.0, diff, sum));
-            });
-        }
+        let (width, streams, hidden_param) = (self.gates, self.streams, self.hidden_param());
+        let workspaces = &mut self.workspaces;
         if io.param_propagate_down[0] {
-            let (x, diff) = (io.bottom.get(0), io.param_diff.get_mut(0));
-            add_weight_diff(&mut self.workspaces, rows, width, gate_diff, x, diff);
+            let diff = io.param_diff.get_mut(0);
+            dense::add_weight_diff(workspaces, width, gate_diff, io.bottom.get(0), diff);
         }
         if io.param_propagate_down[1] {
-            add_bias_diff(gate_diff, width, io.param_diff.get_mut(1));
-        }
-        if static_param {
-            let (x, diff) = (io.bottom.get(2), io.param_diff.get_mut(2));
-            add_weight_diff(&mut self.workspaces, self.streams, width, &self.static_gates, x, diff);
+            dense::add_bias_diff(gate_diff, io.param_diff.get_mut(1));
         }
         if io.param_propagate_down[hidden_param] {
             let diff = io.param_diff.get_mut(hidden_param);
-            add_weight_diff(&mut self.workspaces, rows, width, gate_diff, &self.carried, diff);
+            dense::add_weight_diff(workspaces, width, gate_diff, &self.carried, diff);
         }
-        let workspaces = &mut self.workspaces;
         if io.propagate_down[0] {
-            let (dy, weight) = (
-                Matrix::row_major(gate_diff, width),
-                Matrix::row_major(&io.params[0], self.inputs),
-            );
-            let dx = &mut io.bottom_diff[0];
-            kernels::gemm_parallel(workspaces, rows, self.inputs, width, dy, weight, dx, self.inputs, false);
+            dense::input_diff(workspaces, width, &io.params[0], gate_diff, &mut io.bottom_diff[0]);
         }
-        if static_bottom {
-            let count = self.static_inputs;
-            let (dy, weight) = (
-                Matrix::row_major(&self.static_gates, width),
-                Matrix::row_major(&io.params[2], count),
-            );
-            let dx = &mut io.bottom_diff[2];
-            kernels::gemm_parallel(workspaces, self.streams, count, width, dy, weight, dx, count, false);
+        if !self.spec.static_input {
+            return;
+        }
+        let sums = &mut self.static_gates;
+        sums.par_chunks_mut(width).enumerate().for_each(|(stream, sum)| {
+            sum.fill(0.0);
+            let steps = gate_diff.chunks_exact(width).skip(stream).step_by(streams);
+            steps.for_each(|diff| kernels::axpy(1.0, diff, sum));
+        });
+        if io.param_propagate_down[2] {
+            let diff = io.param_diff.get_mut(2);
+            dense::add_weight_diff(workspaces, width, sums, io.bottom.get(2), diff);
+        }
+        if io.propagate_down[2] {
+            dense::input_diff(workspaces, width, &io.params[2], sums, &mut io.bottom_diff[2]);
         }
     }
 
@@ -320,37 +267,10 @@ impl Recurrence {
         bottom == 0 || (bottom == 2 && self.spec.static_input)
     }
 
-    /// Computes the tops that are not exposed states: a copy of the hidden state after each step.
+    /// Copies the hidden state after each step to a top.
     pub fn copy_hidden(&self, top: &mut [f32]) {
         copy(&self.states[0][self.state_size()..], top);
     }
-}
-
-/// `diff (outputs, inputs) += dyᵀ·x`, of `rows` rows.
-pub fn add_weight_diff(
-    workspaces: &mut [Workspace],
-    rows: usize,
-    outputs: usize,
-    dy: &[f32],
-    x: &[f32],
-    diff: &mut [f32],
-) {
-    let inputs = diff.len() / outputs;
-    let (dy, x) = (
-        Matrix::row_major(dy, outputs).transposed(),
-        Matrix::row_major(x, inputs),
-    );
-    kernels::gemm_parallel(workspaces, outputs, inputs, rows, dy, x, diff, inputs, true);
-}
-
-/// `diff += ` the sum of the rows of `dy`.
-pub fn add_bias_diff(dy: &[f32], outputs: usize, diff: &mut [f32]) {
-    let chunks = diff.par_chunks_mut(CHUNK).enumerate();
-    chunks.for_each(|(chunk, diff)| {
-        for row in dy.chunks_exact(outputs) {
-            kernels::axpy(1.0, &row[chunk * CHUNK..][..diff.len()], diff);
-        }
-    });
 }
 
 /// Multiplies the values of each stream with its indicator.

@@ -12,15 +12,14 @@
 use rayon::prelude::*;
 
 use super::{
-    Arity, LayerDef,
+    Arity, LayerDef, dense,
     gates::tanh,
     neuron::{CHUNK, map_pairs},
-    recurrent::{Recurrence, add_bias_diff, add_weight_diff},
+    recurrent::Recurrence,
     vectorized::vectorized,
 };
 use crate::{
     LayerError, Shape,
-    kernels::{self, Matrix},
     layer::{Backward, Forward, Layer, ParamBlob},
     spec::RecurrentSpec,
 };
@@ -89,17 +88,10 @@ impl Layer for Rnn {
                 move || h.zip(sums).for_each(|(h, sum)| *h = tanh(*sum)),
             );
         }
-        let (weight, bias) = (
-            &io.params[recurrence.hidden_param() + 1],
-            &io.params[recurrence.hidden_param() + 2],
-        );
-        let h = Matrix::row_major(&recurrence.states[0][size..], outputs);
-        let (weight, rows) = (
-            Matrix::row_major(weight, outputs).transposed(),
-            recurrence.steps * streams,
-        );
-        let (workspaces, top) = (&mut recurrence.workspaces, &mut io.top[0]);
-        kernels::gemm_parallel(workspaces, rows, outputs, outputs, h, weight, top, outputs, false);
+        let hidden_param = recurrence.hidden_param();
+        let (weight, bias) = (&io.params[hidden_param + 1], &io.params[hidden_param + 2]);
+        let (h, top) = (&recurrence.states[0][size..], &mut io.top[0]);
+        dense::multiply(&mut recurrence.workspaces, outputs, weight, h, top);
         top.par_chunks_mut(outputs).for_each(|o| {
             vectorized(
                 #[inline(always)]
@@ -124,17 +116,16 @@ impl Layer for Rnn {
             #[inline(always)]
             |o, d_o| d_o * (1.0 - o * o),
         );
+        let (workspaces, output_diff) = (&mut recurrence.workspaces, &self.output_diff);
         if io.param_propagate_down[hidden_param + 1] {
             let (h, diff) = (&recurrence.states[0][size..], io.param_diff.get_mut(hidden_param + 1));
-            add_weight_diff(&mut recurrence.workspaces, rows, outputs, &self.output_diff, h, diff);
+            dense::add_weight_diff(workspaces, outputs, output_diff, h, diff);
         }
         if io.param_propagate_down[hidden_param + 2] {
-            add_bias_diff(&self.output_diff, outputs, io.param_diff.get_mut(hidden_param + 2));
+            dense::add_bias_diff(output_diff, io.param_diff.get_mut(hidden_param + 2));
         }
-        let d_o = Matrix::row_major(&self.output_diff, outputs);
-        let weight = Matrix::row_major(&io.params[hidden_param + 1], outputs);
-        let (workspaces, h_diffs) = (&mut recurrence.workspaces, &mut self.sum_diff);
-        kernels::gemm_parallel(workspaces, rows, outputs, outputs, d_o, weight, h_diffs, outputs, false);
+        let weight = &io.params[hidden_param + 1];
+        dense::input_diff(workspaces, outputs, weight, output_diff, &mut self.sum_diff);
 
         // Nothing comes back from the batch after this one.
         self.h_diff.resize(size, 0.0);
