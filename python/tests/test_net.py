@@ -3,6 +3,7 @@
 import gc
 import threading
 
+import h5py
 import numpy as np
 import pytest
 import sparknet
@@ -176,6 +177,29 @@ def test_save_and_copy_from_round_trip(tmp_path):
     assert (
         sparknet.Net(sparknet.Message.parse("NetParameter", SMALL), path, 1).params["ip1"][0].data == params[0]
     ).all()
+
+
+def test_hdf5_weights_are_those_of_h5py(tmp_path):
+    net, other = small_net(), small_net()
+    net.backward(ip2=np.ones((2, 5), np.float32))
+    path = tmp_path / "weights.caffemodel.h5"
+    net.save_hdf5(path, write_diff=True)
+    with h5py.File(path) as file:
+        assert set(file["data"]) == {"data", "ip1", "relu1", "ip2"}
+        for name, blobs in net.params.items():
+            for index, blob in enumerate(blobs):
+                assert (file[f"data/{name}/{index}"][:] == blob.data).all()
+                assert (file[f"diff/{name}/{index}"][:] == blob.diff).all()
+    other.load_hdf5(path)
+    assert (other.params["ip2"][0].data == net.params["ip2"][0].data).all()
+    # What h5py writes is read, packed too; Net takes it as it takes a .caffemodel.
+    values = np.arange(12, dtype="f8").reshape(4, 3)
+    with h5py.File(path, "w") as file:
+        file.create_dataset("data/ip1/0", data=values, chunks=(3, 2), compression="gzip", shuffle=True)
+        file["data/ip1/1"] = np.arange(4)
+    other.copy_from(path)
+    assert (other.params["ip1"][0].data == values).all()
+    assert (other.params["ip1"][1].data == np.arange(4)).all()
 
 
 def test_share_with_computes_with_the_others_parameters():

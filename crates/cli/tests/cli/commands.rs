@@ -10,7 +10,7 @@ use serde_json::Value;
 use sparknet_data::MeanImage;
 use sparknet_proto::{read_net, read_solver, read_weights};
 
-use crate::workplace::{Workplace, golden, stderr, stdout};
+use crate::workplace::{SOLVER, Workplace, golden, stderr, stdout};
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
@@ -402,4 +402,41 @@ fn help_shows_examples_and_a_closed_pipe_is_no_error() {
         .output()
         .unwrap();
     assert!(!stderr(&full).contains("panicked"), "{}", stderr(&full));
+}
+
+#[test]
+fn snapshots_in_hdf5_serve_every_command() {
+    let place = Workplace::new();
+    place.succeeds("train --solver solver.prototxt --quiet");
+    let tested = "test --model net.prototxt --json --weights";
+    let score = place.succeeds(&format!("{tested} tiny_iter_20.caffemodel"));
+    place.write("solver.prototxt", format!("{SOLVER} snapshot_format: HDF5"));
+    let text = place.succeeds("train --solver solver.prototxt --no-progress");
+    assert!(
+        text.ends_with("\nweights: tiny_iter_20.caffemodel.h5, to resume: tiny_iter_20.solverstate.h5\n"),
+        "{text}"
+    );
+    assert_eq!(place.succeeds(&format!("{tested} tiny_iter_20.caffemodel.h5")), score);
+
+    // From one form to the other and back.
+    place.succeeds("upgrade-net tiny_iter_20.caffemodel.h5 back.caffemodel");
+    assert_eq!(place.succeeds(&format!("{tested} back.caffemodel")), score);
+    place.succeeds("upgrade-net tiny_iter_20.caffemodel forth.h5");
+    assert_eq!(place.read("forth.h5"), place.read("tiny_iter_20.caffemodel.h5"));
+
+    // A run that is taken up ends with the same file.
+    let whole = place.read("tiny_iter_20.caffemodel.h5");
+    place.succeeds("train --solver solver.prototxt --quiet --snapshot tiny_iter_10.solverstate.h5");
+    assert_eq!(place.read("tiny_iter_20.caffemodel.h5"), whole);
+    place.succeeds("train --solver solver.prototxt --quiet --weights tiny_iter_10.caffemodel.h5");
+
+    place.write("cut.h5", &whole[..whole.len() - 100]);
+    place.fails(
+        "test --model net.prototxt --weights cut.h5",
+        &format!(
+            "cut.h5: the HDF5 file is damaged ({} of its {} bytes are there): write or copy it again",
+            whole.len() - 100,
+            whole.len()
+        ),
+    );
 }
