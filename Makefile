@@ -12,7 +12,7 @@ BENCH ?=
 PYTHON ?= python3
 WHEELS := $(or $(CARGO_TARGET_DIR),target)/wheels
 
-.PHONY: help deps build python demo test test-python bench lint fuzz clean
+.PHONY: help deps build python demo test test-python bench bench-spark lint fuzz clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST)
@@ -59,6 +59,14 @@ bench: build ## time training steps beside PyTorch's for an hour into bench/resu
 	@test -x bench/.venv/bin/python || python3 -m venv bench/.venv
 	bench/.venv/bin/pip install --quiet -r bench/requirements.txt
 	bench/.venv/bin/python bench/compare.py $(BENCH)
+
+bench-spark: python ## time NetEstimator beside PyTorch's TorchDistributor on Spark into bench/results/ (BENCH='--rounds 3')
+	@scripts/deps.sh java
+	@scripts/deps.sh dataset
+	@test -x bench/.venv/bin/python || python3 -m venv bench/.venv
+	bench/.venv/bin/pip install --quiet -r bench/requirements.txt -r bench/requirements-spark.txt
+	bench/.venv/bin/pip install --quiet --force-reinstall --no-deps $(WHEELS)/sparknet-*.whl
+	bench/.venv/bin/python bench/spark.py $(BENCH)
 
 .venv/bin/ruff: | .venv/bin/python
 	.venv/bin/pip install --quiet 'ruff==0.17.*'

@@ -1,4 +1,4 @@
-"""A net's features under one of MLlib's classifiers: CaffeOnSpark's MyMLPipeline.
+"""A net's features under one of MLlib's classifiers, in one Pipeline: CaffeOnSpark's MyMLPipeline.
 
     spark-submit --master 'local-cluster[2,1,2048]' examples/features_pipeline.py /usr/share/datasets/fashion-mnist
 
@@ -10,9 +10,9 @@ import argparse
 from pathlib import Path
 
 from fashion_mnist import PROJECT, read
+from pyspark.ml import Pipeline
 from pyspark.ml.classification import LogisticRegression
 from pyspark.ml.evaluation import MulticlassClassificationEvaluator
-from pyspark.ml.functions import array_to_vector
 from pyspark.sql import SparkSession
 from sparknet.spark import NetEstimator
 
@@ -37,14 +37,11 @@ def main() -> None:
         predictionCol="",
         probabilityCol="",
         outputBlobs=["ip1"],
+        outputType="vector",
     )
-    features = net.fit(train)
-    # MLlib wants vectors, and a blob comes as an array of floats.
-    train, test = (
-        features.transform(rows).select("label", array_to_vector("ip1").alias("features")) for rows in (train, test)
-    )
-    classifier = LogisticRegression(labelCol="label", maxIter=20).fit(train)
-    accuracy = MulticlassClassificationEvaluator(metricName="accuracy").evaluate(classifier.transform(test))
+    classifier = LogisticRegression(featuresCol="ip1", labelCol="label", maxIter=20)
+    model = Pipeline(stages=[net, classifier]).fit(train)
+    accuracy = MulticlassClassificationEvaluator(metricName="accuracy").evaluate(model.transform(test))
     print(f"accuracy {accuracy:.4f}")
     spark.stop()
 

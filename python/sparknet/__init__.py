@@ -8,30 +8,50 @@
 
 from __future__ import annotations
 
+from sparknet import io
 from sparknet._native import Blob, Message, __version__, set_num_threads, set_random_seed
 from sparknet.errors import BusyError, FileError, InputError, InternalError, MissingFileError, SparkNetError
-from sparknet.net import TEST, TRAIN, Layer, Net, Phase
+from sparknet.layer import Layer, LayerBlob
+from sparknet.net import TEST, TRAIN, Net, NetLayer, Phase
 from sparknet.net_spec import NetSpec, layers, params, to_proto
-from sparknet.solver import Solver, get_solver
+from sparknet.solver import (
+    AdaDeltaSolver,
+    AdaGradSolver,
+    AdamSolver,
+    NesterovSolver,
+    RMSPropSolver,
+    SGDSolver,
+    Solver,
+    get_solver,
+)
 
 __all__ = [
     "TEST",
     "TRAIN",
+    "AdaDeltaSolver",
+    "AdaGradSolver",
+    "AdamSolver",
     "Blob",
     "BusyError",
     "FileError",
     "InputError",
     "InternalError",
     "Layer",
+    "LayerBlob",
     "Message",
     "MissingFileError",
+    "NesterovSolver",
     "Net",
+    "NetLayer",
     "NetSpec",
     "Phase",
+    "RMSPropSolver",
+    "SGDSolver",
     "Solver",
     "SparkNetError",
     "__version__",
     "get_solver",
+    "io",
     "layers",
     "params",
     "set_device",

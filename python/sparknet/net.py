@@ -28,7 +28,7 @@ TEST = Phase.TEST
 
 
 @dataclass(frozen=True)
-class Layer:
+class NetLayer:
     """A layer of a net: its name, its type, and its parameters as blobs."""
 
     name: str
@@ -87,6 +87,8 @@ class Net:
 
     def _wrap(self, native: _native.Net) -> None:
         self._native = native
+        self._arrays: tuple[list[str], np.ndarray, np.ndarray] | None = None
+        self._next_record = 0
         self._layers = native.layers
         self._index = {layer[0]: index for index, layer in enumerate(self._layers)}
         self._blobs = OrderedDict((name, native.blob(name)) for name in native.blob_names)
@@ -112,12 +114,12 @@ class Net:
         return OrderedDict((layer[0], list(layer[4])) for layer in self._layers if layer[4])
 
     @property
-    def layers(self) -> list[Layer]:
+    def layers(self) -> list[NetLayer]:
         """The layers, in the order of the file."""
-        return [Layer(layer[0], layer[1], tuple(layer[4])) for layer in self._layers]
+        return [NetLayer(layer[0], layer[1], tuple(layer[4])) for layer in self._layers]
 
     @property
-    def layer_dict(self) -> OrderedDict[str, Layer]:
+    def layer_dict(self) -> OrderedDict[str, NetLayer]:
         """The layers by name."""
         return OrderedDict((layer.name, layer) for layer in self.layers)
 
@@ -175,6 +177,8 @@ class Net:
         first, last = self._position(start), self._position(end)
         if inputs:
             self._fill(inputs, self.inputs, "inputs", lambda blob: blob.data)
+        if first is None:
+            self._take_arrays()
         self._native.forward(first, last)
         outputs = self.outputs if end is None else self._layers[last][3]
         return {name: self._blob(name).data for name in [*outputs, *(blobs or ())]}
@@ -236,6 +240,39 @@ class Net:
                 parts.setdefault(name, []).append(values[:count].copy())
         return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
+    def set_input_arrays(self, data: np.ndarray, labels: np.ndarray | None = None) -> None:
+        """Feeds the net's MemoryData layer from arrays: each ``forward``, and each iteration of a solver whose net this
+        is, takes the next batch, without end.
+
+        Args:
+            data: Records ``(n, c, h, w)``; n is a multiple of the layer's batch size.
+            labels: A number a record; zeros without them.
+        """
+        tops = next((layer[3] for layer in self._layers if layer[1] == "MemoryData"), None)
+        if tops is None:
+            raise InputError("the net has no MemoryData layer: give forward the inputs, or fill their blobs")
+        data = np.asarray(data, np.float32)
+        labels = np.zeros(len(data), np.float32) if labels is None else np.asarray(labels, np.float32).reshape(-1)
+        batch, *record = self._blob(tops[0]).shape
+        if data.shape[1:] != tuple(record):
+            raise InputError(f"records of layer MemoryData have shape {tuple(record)}, and these {data.shape[1:]}")
+        if len(labels) != len(data):
+            raise InputError(f"there are {len(data)} records and {len(labels)} labels: give one label a record")
+        if len(data) == 0 or len(data) % batch:
+            raise InputError(
+                f"{len(data)} records are no whole number of batches of {batch}: leave some out or add some"
+            )
+        self._arrays, self._next_record = (tops, data, labels), 0
+
+    def _take_arrays(self) -> None:
+        if self._arrays is None:
+            return
+        tops, *arrays = self._arrays
+        batch = self._blob(tops[0]).shape[0]
+        for top, array in zip(tops, arrays, strict=False):
+            self._blob(top).data[...] = array[self._next_record : self._next_record + batch]
+        self._next_record = (self._next_record + batch) % len(arrays[0])
+
     def reshape(self) -> None:
         """Lets all layers follow the shapes that ``blobs[…].reshape`` gave the inputs; forward does it too.
 
@@ -247,9 +284,22 @@ class Net:
         """Writes the net with its weights as a ``.caffemodel``, whole or not at all."""
         self._native.save(path)
 
+    def save_hdf5(self, path: str | os.PathLike[str], write_diff: bool = False) -> None:
+        """Writes the net's weights as a ``.caffemodel.h5``, whole or not at all.
+
+        Args:
+            path: The file to write.
+            write_diff: Whether the file holds the gradients too.
+        """
+        self._native.save_hdf5(path, write_diff)
+
     def copy_from(self, path: str | os.PathLike[str]) -> None:
-        """Takes the weights of a ``.caffemodel`` over, by layer name."""
+        """Takes the weights of a ``.caffemodel`` or ``.caffemodel.h5`` over, by layer name."""
         self._native.copy_from(path)
+
+    def load_hdf5(self, path: str | os.PathLike[str]) -> None:
+        """Takes the weights of a ``.caffemodel.h5`` over: pycaffe's name for :meth:`copy_from`."""
+        self.copy_from(path)
 
     def share_with(self, other: Net) -> None:
         """Lets this net compute with the parameters of ``other`` from now on, by layer name.

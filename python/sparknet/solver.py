@@ -30,6 +30,8 @@ class Solver:
     the iteration; training can go on from there.
     """
 
+    _type: str | None = None
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -39,7 +41,7 @@ class Solver:
         level: int = 0,
         stages: Sequence[str] | None = None,
     ) -> None:
-        self._native = _native.Solver(path, allow_nan, level, list(stages or ()))
+        self._native = _native.Solver(path, self._type, allow_nan, level, list(stages or ()))
         self._on_event = None if on_event is None else lambda event: on_event(json.loads(event))
         self._net = Net._of(self._native.net())
         self._test_nets = [Net._of(net) for net in self._native.test_nets()]
@@ -68,7 +70,12 @@ class Solver:
         """Runs so many iterations, also beyond ``max_iter``."""
         if iterations < 0:
             raise InputError(f"{iterations} iterations cannot be run: give 0 or more")
-        self._native.step(iterations, self._on_event)
+        if self._net._arrays is None:
+            self._native.step(iterations, self._on_event)
+            return
+        for _ in range(iterations):
+            self._net._take_arrays()
+            self._native.step(1, self._on_event)
 
     def solve(self, resume_file: str | os.PathLike[str] | None = None) -> None:
         """Runs the iterations that are left until ``max_iter``, then the last snapshot and test.
@@ -78,6 +85,8 @@ class Solver:
         """
         if resume_file is not None:
             self.restore(resume_file)
+        if self._net._arrays is not None:
+            self.step(max(self.max_iter - self.iter, 0))
         self._native.solve(self._on_event)
 
     def snapshot(self) -> str:
@@ -90,6 +99,42 @@ class Solver:
 
     def __repr__(self) -> str:
         return f"<Solver of '{self._net.name}' at iteration {self.iter} of {self.max_iter}>"
+
+
+class SGDSolver(Solver):
+    """Stochastic gradient descent with momentum, whatever ``type`` the file says; the others are so, too."""
+
+    _type = "SGD"
+
+
+class NesterovSolver(Solver):
+    """Nesterov's accelerated gradient."""
+
+    _type = "Nesterov"
+
+
+class AdaGradSolver(Solver):
+    """AdaGrad."""
+
+    _type = "AdaGrad"
+
+
+class RMSPropSolver(Solver):
+    """RMSProp."""
+
+    _type = "RMSProp"
+
+
+class AdaDeltaSolver(Solver):
+    """AdaDelta."""
+
+    _type = "AdaDelta"
+
+
+class AdamSolver(Solver):
+    """Adam."""
+
+    _type = "Adam"
 
 
 def get_solver(path: str | os.PathLike[str]) -> Solver:

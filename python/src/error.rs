@@ -5,6 +5,8 @@ use std::{error::Error as StdError, io};
 use pyo3::{prelude::*, sync::PyOnceLock, types::PyType};
 use sparknet_train::Error;
 
+use crate::layer::raised;
+
 /// Why a call failed.
 pub enum Failure {
     /// What the other crates say.
@@ -26,9 +28,10 @@ impl<E: Into<Error>> From<E> for Failure {
 impl From<Failure> for PyErr {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Run(error) => match io_error(&error) {
-                Some(cause) => file_error(&error, cause),
-                None => new("InputError", error.to_string()),
+            Failure::Run(error) => match (raised(&error), io_error(&error)) {
+                (Some(exception), _) => exception,
+                (None, Some(cause)) => file_error(&error, cause),
+                (None, None) => new("InputError", error.to_string()),
             },
             Failure::Input(fact) => new("InputError", fact),
             Failure::Busy(what) => new(

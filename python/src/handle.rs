@@ -11,7 +11,7 @@ use std::{
 };
 
 use pyo3::prelude::*;
-use sparknet_engine::{Net, NetSpec, net::ParamMap, random};
+use sparknet_engine::{Net, NetSpec, net::ParamMap, random, spec::LayerKind};
 use sparknet_train::{
     Error,
     feeds::{FeedOpener, FeedSettings, Feeds},
@@ -218,6 +218,15 @@ impl OwnSolver {
 
 /// A net in one phase from what `spec` and `folder` say, with readers of its data that begin anew at the end.
 pub fn own_net(spec: NetSpec, folder: PathBuf, seed: u64) -> Result<OwnNet, Error> {
+    let mut layers = spec.layers.iter();
+    if let Some(layer) = layers.find(|layer| matches!(layer.kind, LayerKind::Hdf5Output(_))) {
+        return Err(Error::Feed {
+            layer: layer.name.clone(),
+            fact: "an HDF5Output layer writes its file in `sparknet test`, `sparknet train` and a Solver: take the arrays \
+                   of net.blobs here, or exclude the layer"
+                .to_owned(),
+        });
+    }
     let mut opener = FeedOpener::new(FeedSettings {
         folder,
         phase: spec.state.phase,

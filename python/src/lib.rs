@@ -1,13 +1,14 @@
 //! The extension module `sparknet._native`: what of the package `sparknet` runs in Rust.
 //!
-//! `handle.rs` says who may use a net when, `blob.rs` why NumPy may look at its memory; `net.rs`, `solver.rs` and
-//! `message.rs` are classes that the package's own classes wrap.
+//! `handle.rs` says who may use a net when, `blob.rs` why NumPy may look at its memory, `layer.rs` how classes in Python are
+//! layers; `net.rs`, `solver.rs` and `message.rs` are classes that the package's own classes wrap.
 
 use pyo3::prelude::*;
 
 mod blob;
 mod error;
 mod handle;
+mod layer;
 mod message;
 mod net;
 mod solver;
@@ -34,13 +35,14 @@ mod _native {
         set_num_threads,
         solver::PySolver,
         spark::{
-            PyListener, PyPackedJob, PyPredictor, PyRows, PyRowsWriter, evaluate_part, evaluation, train_in_process,
-            train_worker,
+            PyListener, PyLmdb, PyPackedJob, PyPredictor, PyRows, PyRowsWriter, evaluate_part, evaluation,
+            read_snapshot, solverstate, train_in_process, train_worker,
         },
     };
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        sparknet_engine::layers::register_python_layers(super::layer::build);
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

@@ -9,7 +9,10 @@ use std::{
 };
 
 use pyo3::prelude::*;
-use sparknet_engine::{Net, NetSpec, NetState, Phase, spec::LayerKind};
+use sparknet_engine::{
+    Net, NetSpec, NetState, Phase,
+    spec::{LayerKind, SnapshotFormat},
+};
 use sparknet_proto::binary;
 use sparknet_train::{
     checkpoint,
@@ -248,7 +251,7 @@ impl PyNet {
             net.settle_shapes()?;
             net.begin_backward();
             layers.rev().for_each(|layer| net.backward_layer(layer));
-            Ok(())
+            Ok(net.check_backward()?)
         })
     }
 
@@ -266,6 +269,19 @@ impl PyNet {
     fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
         self.handle.compute(py, false, |net| {
             Ok(binary::write_file(&path, &net.to_proto(net.param_arena(), None))?)
+        })
+    }
+
+    fn save_hdf5(&self, py: Python<'_>, path: PathBuf, write_diff: bool) -> PyResult<()> {
+        self.handle.compute(py, false, |net| {
+            let gradients = write_diff.then(|| net.gradient_arena());
+            Ok(checkpoint::write_weights(
+                net,
+                &path,
+                SnapshotFormat::Hdf5,
+                net.param_arena(),
+                gradients,
+            )?)
         })
     }
 

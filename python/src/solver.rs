@@ -10,6 +10,7 @@ use std::{
 };
 
 use pyo3::prelude::*;
+use sparknet_proto::read_solver;
 use sparknet_train::{
     checkpoint::Resume,
     events::{Event, Sink},
@@ -99,16 +100,25 @@ impl PySolver {
 
 #[pymethods]
 impl PySolver {
-    /// A solver from a file; the weights are those that the file names, if it does.
+    /// A solver from a file, of the file's type or another; the weights are those that the file names, if it does.
     #[new]
-    #[pyo3(signature = (path, allow_nan, level, stages))]
-    fn new(py: Python<'_>, path: PathBuf, allow_nan: bool, level: i32, stages: Vec<String>) -> PyResult<Self> {
+    #[pyo3(signature = (path, solver_type, allow_nan, level, stages))]
+    fn new(
+        py: Python<'_>,
+        path: PathBuf,
+        solver_type: Option<String>,
+        allow_nan: bool,
+        level: i32,
+        stages: Vec<String>,
+    ) -> PyResult<Self> {
         let events = Queue::default();
         let sink = events.clone();
         let pool = threads::pool()?;
         let worker = py.detach(|| {
             let build = || {
-                let job = Job::read(&path, &Stages { level, stages })?;
+                let mut message = read_solver(&path)?;
+                message.r#type = solver_type.or(message.r#type);
+                let job = Job::from_message(&message, &path, &Stages { level, stages })?;
                 let settings = RunSettings {
                     allow_nan,
                     fed_by_program: true,

@@ -2,13 +2,15 @@
 
 mod data;
 mod job;
+mod lmdb;
 mod model;
 mod train;
 
 pub use data::{PyRows, PyRowsWriter};
 pub use job::PyPackedJob;
+pub use lmdb::PyLmdb;
 pub use model::{PyPredictor, evaluate_part, evaluation};
-pub use train::{PyListener, train_in_process, train_worker};
+pub use train::{PyListener, read_snapshot, solverstate, train_in_process, train_worker};
 
 use pyo3::{PyErr, exceptions};
 use sparknet_train::Error;
@@ -17,6 +19,9 @@ use sparknet_train::Error;
 /// when it is tried again.
 fn to_python(error: impl Into<Error>) -> PyErr {
     let error = error.into();
+    if let Some(exception) = crate::layer::raised(&error) {
+        return exception;
+    }
     let sentence = error.to_string();
     match error {
         Error::Sync(_) | Error::Worker { .. } => exceptions::PyConnectionError::new_err(sentence),

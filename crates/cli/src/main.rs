@@ -4,9 +4,13 @@
 mod args;
 mod convert;
 mod dataset;
+mod device;
 mod draw;
+mod extract_features;
+mod features;
 mod mean;
 mod output;
+mod spark;
 mod test;
 mod time;
 mod train;
@@ -37,6 +41,7 @@ Examples:
 enum Command {
     Train(train::Args),
     Test(test::Args),
+    Features(features::Args),
     Time(time::Args),
     Dataset(dataset::Args),
     Convert(convert::Args),
@@ -44,6 +49,8 @@ enum Command {
     UpgradeNet(upgrade::NetArgs),
     UpgradeSolver(upgrade::SolverArgs),
     Draw(draw::Args),
+    ExtractFeatures(extract_features::Args),
+    DeviceQuery(device::Args),
 }
 
 /// What a command comes to; the error's text is shown to the user.
@@ -56,6 +63,7 @@ fn run(command: Command) -> Outcome {
     match command {
         Command::Train(args) => train::train(&args),
         Command::Test(args) => test::test(&args),
+        Command::Features(args) => features::features(&args),
         Command::Time(args) => time::time(&args),
         Command::Dataset(args) => dataset::dataset(&args),
         Command::Convert(args) => convert::convert(&args),
@@ -63,6 +71,8 @@ fn run(command: Command) -> Outcome {
         Command::UpgradeNet(args) => upgrade::net(&args),
         Command::UpgradeSolver(args) => upgrade::solver(&args),
         Command::Draw(args) => draw::draw(&args),
+        Command::ExtractFeatures(args) => extract_features::extract_features(&args),
+        Command::DeviceQuery(args) => device::query(&args),
     }
 }
 

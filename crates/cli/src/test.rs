@@ -9,8 +9,10 @@ use std::{
 use serde::Serialize;
 use sparknet_engine::Phase;
 use sparknet_train::{
+    Error,
     evaluation::Evaluation,
     job::NetSource,
+    signals::{Control, SignalEffect},
     tester::TestResult,
     testing::{TestSettings, test as run_test},
 };
@@ -19,6 +21,7 @@ use crate::{
     Outcome,
     args::{self, StageArgs},
     output,
+    spark::{SparkArgs, not_on_spark, source_of},
 };
 
 /// Longer than any batch takes: a worker waits for the others only once, at the end.
@@ -51,13 +54,16 @@ pub struct Args {
     evaluation_json: Option<PathBuf>,
     #[command(flatten)]
     stages: StageArgs,
+    #[command(flatten)]
+    spark: SparkArgs,
 }
 
 const EXAMPLES: &str = "\
 Examples:
   sparknet test --model models/lenet/net.prototxt --weights models/lenet/lenet_iter_2000.caffemodel
   sparknet test --model N --weights W --iterations 50 --workers 2
-  sparknet test --model N --weights W --json";
+  sparknet test --model N --weights W --json
+  sparknet test --model N --weights W --master local[2] --data images/";
 
 /// What a test found, as JSON.
 #[derive(Serialize)]
@@ -88,19 +94,10 @@ pub fn test(args: &Args) -> Outcome {
             .collect();
         output::check_apart(&[path], &inputs)?;
     }
-    let settings = TestSettings {
-        net: NetSource::read(&args.model, Phase::Test, &args.stages.stages())?,
-        weights: args.weights.clone(),
-        max_batches: args.iterations,
-        workers: args.workers,
-        threads: args.threads,
-        sync_timeout: SYNC_TIMEOUT,
+    let result = match &args.spark.master {
+        Some(master) => test_on_spark(args, master)?,
+        None => test_here(args)?,
     };
-    let outcome = run_test(&settings, &|records| {
-        output::show_state(&format!("{records} records tested"))
-    });
-    output::show_state("");
-    let result = outcome?;
     let report = TestReport::new(&result);
     if let Some(path) = &args.evaluation_json {
         output::write_text(path, &output::to_json(&report)?)?;
@@ -113,6 +110,63 @@ pub fn test(args: &Args) -> Outcome {
         output::print(&lines.join("\n\n"))?;
     }
     Ok(())
+}
+
+fn test_here(args: &Args) -> Result<TestResult, Error> {
+    args.spark.check_unused()?;
+    let settings = TestSettings {
+        net: NetSource::read(&args.model, Phase::Test, &args.stages.stages())?,
+        weights: args.weights.clone(),
+        max_batches: args.iterations,
+        workers: args.workers,
+        threads: args.threads,
+        sync_timeout: SYNC_TIMEOUT,
+    };
+    let outcome = run_test(&settings, &|records| {
+        output::show_state(&format!("{records} records tested"))
+    });
+    output::show_state("");
+    outcome
+}
+
+/// What `sparknet/spark/main.py` needs to test.
+#[derive(Serialize)]
+struct TestRequest<'a> {
+    net: &'a Path,
+    weights: &'a Path,
+    threads_per_worker: usize,
+    /// Tasks; 0 for as many as the data has parts.
+    workers: usize,
+}
+
+fn test_on_spark(args: &Args, master: &str) -> Result<TestResult, Box<dyn std::error::Error>> {
+    if args.iterations.is_some() {
+        return Err(not_on_spark("--iterations", "all rows are tested").into());
+    }
+    let [weights] = &args.weights[..] else {
+        return Err(not_on_spark("a second file of --weights", "give one").into());
+    };
+    if !args.stages.flags().is_empty() {
+        return Err(not_on_spark("--stage and --level", "write them into the net's state").into());
+    }
+    let data = match &args.spark.data {
+        Some(data) => data.clone(),
+        None => source_of(&NetSource::read(&args.model, Phase::Test, &args.stages.stages())?).ok_or_else(no_source)?,
+    };
+    let request = TestRequest {
+        net: &args.model,
+        weights,
+        threads_per_worker: args.threads.map_or(0, |threads| (threads / args.workers).max(1)),
+        workers: if args.workers > 1 { args.workers } else { 0 },
+    };
+    let control = Control::default();
+    control.listen(SignalEffect::Stop, SignalEffect::None)?;
+    args.spark.run(master, "test", &data, request, &control, &mut |_| {})
+}
+
+/// A net that does not say where its data lies.
+pub fn no_source() -> Error {
+    Error::Usage("the net has no Data layer with a source: say with --data where the data lies".to_owned())
 }
 
 fn scores(result: &TestResult) -> String {

@@ -1,6 +1,8 @@
 //! `sparknet train`
 
 use std::{
+    collections::BTreeMap,
+    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -9,22 +11,27 @@ use clap::{
     ValueEnum,
     builder::{PossibleValuesParser, TypedValueParser},
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use sparknet_proto::read_solver;
 use sparknet_sync::HistoryPolicy;
 use sparknet_train::{
     Error,
-    events::{Sink, Sinks},
-    job::Job,
+    checkpoint::{SnapshotFiles, check_prefix},
+    events::{Event, Sink, Sinks},
+    job::{Job, Stages},
+    packed::{PackedJob, Text},
     run::{RunSettings, Sync, run},
     signals::{Control, SignalEffect},
     sinks::{JsonLines, LogFile, PlainLines, for_terminal},
+    tester::TestResult,
     worker::WorkerResult,
 };
 
 use crate::{
     Outcome,
-    args::{self, StageArgs, quoted_path},
+    args::{self, StageArgs, quoted, quoted_path},
     output,
+    spark::{SparkArgs, not_on_spark, only_on_spark, source_of},
     test::{TestReport, tables},
 };
 
@@ -86,8 +93,22 @@ pub struct Args {
     /// Show nothing while training
     #[arg(long, conflicts_with = "no_progress")]
     quiet: bool,
+    /// Where the weights go on Spark; <snapshot_prefix>_iter_<N>.caffemodel unless given
+    #[arg(long, value_name = "FILE", help_heading = "On Spark")]
+    model: Option<PathBuf>,
+    /// Data to test on; with --data none unless given
+    #[arg(long, value_name = "PATH", help_heading = "On Spark")]
+    test_data: Option<String>,
+    /// As --data-list, for --test-data
+    #[arg(long, value_name = "FILE", help_heading = "On Spark")]
+    test_data_list: Option<String>,
+    /// What workers send each other: all of a value, or half its bits
+    #[arg(long, value_name = "FORM", value_parser = ["none", "f16"], default_value = "none", help_heading = "On Spark")]
+    compress: String,
     #[command(flatten)]
     stages: StageArgs,
+    #[command(flatten)]
+    spark: SparkArgs,
 }
 
 const EXAMPLES: &str = "\
@@ -97,7 +118,9 @@ Examples:
   sparknet train --solver models/lenet/solver.prototxt --workers 2 --sync allreduce
   sparknet train --solver S --snapshot lenet_iter_500.solverstate      resume, with as many workers as before
   sparknet train --solver S --weights lenet_iter_2000.caffemodel       fine-tune
-  sparknet train --solver S --log training.log --events events.jsonl";
+  sparknet train --solver S --log training.log --events events.jsonl
+  sparknet train --solver S --master local[2] --data images/ --workers 2 --model out.caffemodel
+  sparknet train --solver S --master yarn --data hdfs:///digits.parquet --workers 8 --spark-conf spark.executor.cores=1";
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum SyncArg {
@@ -122,6 +145,10 @@ struct Report<'a> {
 }
 
 pub fn train(args: &Args) -> Outcome {
+    if let Some(master) = &args.spark.master {
+        return train_on_spark(args, master);
+    }
+    check_unused(args)?;
     let sync = sync(args)?;
     let mut job = Job::read(&args.solver, &args.stages.stages())?;
     if let Some(max_iter) = args.max_iter {
@@ -149,8 +176,190 @@ pub fn train(args: &Args) -> Outcome {
     conclude(args, &result)
 }
 
+/// What `sparknet/spark/main.py` needs to train.
+#[derive(Serialize)]
+struct TrainRequest<'a> {
+    solver: &'a Path,
+    weights: Option<&'a Path>,
+    snapshot: Option<&'a Path>,
+    workers: usize,
+    /// 0 for a task's cpus.
+    threads_per_worker: usize,
+    sync: &'a str,
+    tau: Option<u64>,
+    history: Option<String>,
+    compress: &'a str,
+    max_iter: Option<u64>,
+    sync_timeout_s: u64,
+    test_data: Option<String>,
+    test_data_list: Option<&'a str>,
+    model: Option<&'a Path>,
+    snapshot_prefix: PathBuf,
+    /// 0 for none on the way.
+    snapshot_interval: u64,
+}
+
+/// What a job on Spark came to.
+#[derive(Deserialize)]
+struct Trained {
+    iteration: u64,
+    stopped: bool,
+    model: Option<PathBuf>,
+    state: Option<PathBuf>,
+    #[serde(default)]
+    bad_rows: u64,
+    first_bad: Option<String>,
+}
+
+fn train_on_spark(args: &Args, master: &str) -> Outcome {
+    let sync = sync(args)?;
+    check_spark(args)?;
+    let job = spark_job(args)?;
+    let (data, test_data) = match &args.spark.data {
+        Some(data) => (data.clone(), args.test_data.clone()),
+        None => sources_of(args)?,
+    };
+    if let Some(path) = &args.evaluation_json {
+        output::check_file(path)?;
+    }
+    match &args.model {
+        Some(path) => output::check_file(path)?,
+        None => check_prefix(&job.snapshot_prefix(), job.solver.max_iter, job.solver.snapshot_format)?,
+    }
+    check_outputs(args, &job)?;
+    let mut sinks = sinks(args, job.solver.max_iter)?;
+    let control = Control::default();
+    control.listen(args.sigint_effect, args.sighup_effect)?;
+    let request = TrainRequest {
+        solver: &args.solver,
+        weights: args.weights.first().map(PathBuf::as_path),
+        snapshot: args.snapshot.as_deref(),
+        workers: args.workers,
+        threads_per_worker: args.threads.map_or(0, |threads| (threads / args.workers).max(1)),
+        sync: if sync == Sync::AllReduce {
+            "allreduce"
+        } else {
+            "average"
+        },
+        tau: args.tau,
+        history: args.history.map(|history| history.to_string()),
+        compress: &args.compress,
+        max_iter: args.max_iter,
+        sync_timeout_s: args.sync_timeout,
+        test_data,
+        test_data_list: args.test_data_list.as_deref(),
+        model: args.model.as_deref(),
+        snapshot_prefix: job.snapshot_prefix(),
+        snapshot_interval: job.solver.snapshot,
+    };
+    let mut tests: BTreeMap<usize, TestResult> = BTreeMap::new();
+    let mut on_event = |event: Event| {
+        if let Event::Test(test) = &event {
+            let result = TestResult {
+                records: test.records,
+                scores: test.scores.clone(),
+                evaluation: test.evaluation.clone(),
+            };
+            tests.insert(test.net, result);
+        }
+        sinks.event(&event);
+    };
+    let trained: Trained = args
+        .spark
+        .run(master, "train", &data, request, &control, &mut on_event)?;
+    // The bar goes before anything else is printed.
+    drop(sinks);
+    conclude_spark(args, &trained, &tests.into_values().collect::<Vec<_>>())
+}
+
+fn conclude_spark(args: &Args, trained: &Trained, tests: &[TestResult]) -> Outcome {
+    let iteration = trained.iteration;
+    if let Some(path) = &args.evaluation_json {
+        let tests = tests.iter().map(TestReport::new).collect();
+        output::write_text(path, &output::to_json(&Report { iteration, tests })?)?;
+    }
+    if trained.bad_rows > 0 {
+        let first = trained.first_bad.as_deref().unwrap_or("unknown");
+        output::warn(&format!("left out {} bad rows; the first: {first}", trained.bad_rows));
+    }
+    let mut lines = tables(tests);
+    let files = trained.model.clone().zip(trained.state.clone());
+    let files = files.map(|(model, state)| SnapshotFiles { model, state });
+    if trained.stopped {
+        lines.push(resume_hint(args, iteration, files.as_ref()));
+    } else if let Some(files) = &files {
+        lines.push(files_hint(files));
+    }
+    Ok(output::print(&lines.join("\n\n"))?)
+}
+
+/// Flags that are for Spark alone.
+fn check_unused(args: &Args) -> Result<(), Error> {
+    args.spark.check_unused()?;
+    let given = [
+        ("--model", args.model.is_some()),
+        ("--test-data", args.test_data.is_some()),
+        ("--test-data-list", args.test_data_list.is_some()),
+        ("--compress", args.compress != "none"),
+    ];
+    match given.iter().find(|(_, is_given)| *is_given) {
+        Some((flag, _)) => Err(only_on_spark(flag)),
+        None => Ok(()),
+    }
+}
+
+/// Flags that are not for Spark.
+fn check_spark(args: &Args) -> Result<(), Error> {
+    if args.weights.len() > 1 {
+        return Err(not_on_spark("a second file of --weights", "give one"));
+    }
+    if args.allow_nan {
+        return Err(not_on_spark("--allow-nan", "leave it out"));
+    }
+    if !args.stages.flags().is_empty() {
+        return Err(not_on_spark(
+            "--stage and --level",
+            "write them into the solver's train_state",
+        ));
+    }
+    Ok(())
+}
+
+/// The job with its data layers fed by rows: what is wrong with it is said before Spark starts.
+fn spark_job(args: &Args) -> Result<Job, Error> {
+    let text = fs::read_to_string(&args.solver).map_err(|cause| Error::Path {
+        path: args.solver.clone(),
+        fact: format!("cannot be read: {cause}"),
+    })?;
+    let solver = Text {
+        text,
+        name: args.solver.display().to_string(),
+        folder: args.solver.parent().map(Path::to_path_buf).unwrap_or_default(),
+    };
+    let overrides = args.max_iter.map(|max_iter| format!("max_iter: {max_iter}"));
+    let packed = PackedJob::pack(&solver, None, &overrides.unwrap_or_default(), args.test_data.is_some())?;
+    let mut message = packed.solver;
+    message.snapshot_prefix = read_solver(&args.solver)?.snapshot_prefix;
+    Job::from_message(&message, &args.solver, &Stages::default())
+}
+
+/// What the data layers of the train net and of the test net name.
+fn sources_of(args: &Args) -> Result<(String, Option<String>), Error> {
+    let job = Job::read(&args.solver, &Stages::default())?;
+    let Some(data) = source_of(&job.train) else {
+        return Err(Error::Usage(
+            "the train net has no Data layer with a source: say with --data where the data lies".to_owned(),
+        ));
+    };
+    let test = args.test_data.clone();
+    Ok((
+        data,
+        test.or_else(|| job.tests.first().and_then(|(net, _)| source_of(net))),
+    ))
+}
+
 fn check_outputs(args: &Args, job: &Job) -> Result<(), Error> {
-    let outputs = [&args.log, &args.events, &args.evaluation_json];
+    let outputs = [&args.log, &args.events, &args.evaluation_json, &args.model];
     let outputs: Vec<&Path> = outputs.into_iter().flatten().map(PathBuf::as_path).collect();
     let inputs = [&args.solver].into_iter().chain(&args.snapshot).chain(&args.weights);
     let inputs: Vec<&Path> = inputs.chain(&job.net_paths).map(PathBuf::as_path).collect();
@@ -202,13 +411,9 @@ fn conclude(args: &Args, result: &WorkerResult) -> Outcome {
     }
     let mut lines = tables(&result.tests);
     if result.stopped {
-        lines.push(resume_hint(args, result));
+        lines.push(resume_hint(args, result.iteration, result.snapshot.as_ref()));
     } else if let Some(files) = &result.snapshot {
-        lines.push(format!(
-            "weights: {}, to resume: {}",
-            files.model.display(),
-            files.state.display()
-        ));
+        lines.push(files_hint(files));
     }
     if !lines.is_empty() {
         output::print(&lines.join("\n\n"))?;
@@ -216,10 +421,14 @@ fn conclude(args: &Args, result: &WorkerResult) -> Outcome {
     Ok(())
 }
 
+fn files_hint(files: &SnapshotFiles) -> String {
+    let (model, state) = (files.model.display(), files.state.display());
+    format!("weights: {model}, to resume: {state}")
+}
+
 /// How to take up a run that was stopped.
-fn resume_hint(args: &Args, result: &WorkerResult) -> String {
-    let iteration = result.iteration;
-    let Some(files) = &result.snapshot else {
+fn resume_hint(args: &Args, iteration: u64, files: Option<&SnapshotFiles>) -> String {
+    let Some(files) = files else {
         return format!("stopped after {iteration} iterations without a snapshot");
     };
     let mut words = vec![
@@ -253,5 +462,16 @@ fn resume_hint(args: &Args, result: &WorkerResult) -> String {
     }
     words.extend(args.log.iter().map(|path| format!("--log {}", quoted_path(path))));
     words.extend(args.events.iter().map(|path| format!("--events {}", quoted_path(path))));
+    words.extend(args.model.iter().map(|path| format!("--model {}", quoted_path(path))));
+    let of_tests = [
+        ("--test-data", &args.test_data),
+        ("--test-data-list", &args.test_data_list),
+    ];
+    words.extend(
+        of_tests
+            .iter()
+            .filter_map(|(flag, value)| value.as_ref().map(|value| format!("{flag} {}", quoted(value)))),
+    );
+    words.extend(args.spark.flags());
     format!("stopped after {iteration} iterations; to go on: {}", words.join(" "))
 }

@@ -6,20 +6,20 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use sparknet_proto::{binary, read_net, read_solver, read_weights, text};
+use sparknet_proto::{binary, hdf5, read_net, read_solver, read_weights, text};
 
 use crate::{Outcome, output};
 
 /// How much of a file is looked at to tell text from binary.
 const PROBE_BYTES: u64 = 64 * 1024;
 
-/// Bring a net of Caffe's old forms to the current one: a .prototxt or a .caffemodel
+/// Bring a net of Caffe's old forms to the current one: a .prototxt, a .caffemodel or a .caffemodel.h5
 #[derive(clap::Args)]
 #[command(after_help = NET_EXAMPLES)]
 pub struct NetArgs {
     /// The net, text or binary
     input: PathBuf,
-    /// The file to write, of the same kind
+    /// The file to write, of the same kind; HDF5 if its name ends in .h5
     output: PathBuf,
     /// Write binary also where the input is text
     #[arg(long)]
@@ -29,7 +29,8 @@ pub struct NetArgs {
 const NET_EXAMPLES: &str = "\
 Examples:
   sparknet upgrade-net old.prototxt new.prototxt
-  sparknet upgrade-net old.caffemodel new.caffemodel";
+  sparknet upgrade-net old.caffemodel new.caffemodel
+  sparknet upgrade-net lenet.caffemodel lenet.caffemodel.h5    or back";
 
 /// Bring a solver of Caffe's old form to the current one
 #[derive(clap::Args)]
@@ -53,7 +54,9 @@ pub fn net(args: &NetArgs) -> Outcome {
     } else {
         read_net(&args.input)?
     };
-    if is_binary || args.binary {
+    if args.output.extension().is_some_and(|extension| extension == "h5") {
+        hdf5::write_weights(&args.output, &net)?;
+    } else if is_binary || args.binary {
         binary::write_file(&args.output, &net)?;
     } else {
         output::write_text(&args.output, &text::print(&net))?;

@@ -83,6 +83,9 @@ pub struct Batch {
     pub labels: Vec<f32>,
     /// `(count, numbers)`: what records have beside values and label, which is mostly nothing.
     pub numbers: Vec<f32>,
+    /// `(count, …)` each: the arrays of a source whose records are such ([`Source::array_lengths`]); `data` and `labels`
+    /// are then empty.
+    pub arrays: Vec<Vec<f32>>,
     /// Records in this batch: `batch_size`, or fewer in the last batch of [`End::Stop`].
     pub count: usize,
     /// The batch's global number. With [`Shard::Records`] the workers' batches of one iteration share it, with
@@ -311,10 +314,17 @@ impl Producer {
         }
         let mut batch = self.spares.try_recv().unwrap_or_default();
         let size: usize = self.output_shape.iter().product();
-        resize(&mut batch.data, count.saturating_mul(size))?;
-        resize(&mut batch.labels, count)?;
         let numbers = self.source.numbers_per_record();
         resize(&mut batch.numbers, count.saturating_mul(numbers))?;
+        let lengths = self.source.array_lengths();
+        batch.arrays.resize_with(lengths.len(), Vec::new);
+        for (array, length) in batch.arrays.iter_mut().zip(lengths) {
+            resize(array, count.saturating_mul(*length))?;
+        }
+        if lengths.is_empty() {
+            resize(&mut batch.data, count.saturating_mul(size))?;
+            resize(&mut batch.labels, count)?;
+        }
         for item in 0..count {
             if self.stop.load(Ordering::Relaxed) {
                 return Ok(None);
@@ -326,6 +336,10 @@ impl Producer {
                 self.epoch = epoch;
             }
             self.read(position)?;
+            if !batch.arrays.is_empty() {
+                self.split(&mut batch.arrays, item)?;
+                continue;
+            }
             let shape = self.decode()?;
             self.check_shape(shape)?;
             let values = match (&self.record.pixels, &self.image) {
@@ -344,6 +358,24 @@ impl Producer {
         batch.index = index;
         self.taken += 1;
         Ok(Some(batch))
+    }
+
+    /// Takes the arrays of the record as item `item` of a batch.
+    fn split(&self, arrays: &mut [Vec<f32>], item: usize) -> Result<(), DataError> {
+        let lengths = self.source.array_lengths();
+        let values = match &self.record.pixels {
+            Pixels::Floats(values) if values.len() == lengths.iter().sum() => values,
+            _ => {
+                let detail = "has another number of values than the first one: make the source again";
+                return Err(DataError::bad_record(&self.path, &self.record.key, detail));
+            }
+        };
+        let mut start = 0;
+        for (array, length) in arrays.iter_mut().zip(lengths) {
+            array[item * length..(item + 1) * length].copy_from_slice(&values[start..start + length]);
+            start += length;
+        }
+        Ok(())
     }
 
     fn read(&mut self, position: u64) -> Result<(), DataError> {

@@ -56,6 +56,17 @@ pub enum DataError {
         /// Empty, or what was wrong with the first, after `; the first: `.
         first_bad: String,
     },
+    /// An HDF5 file, or a list of some, that is damaged or lacks what it should have, or that cannot be written.
+    #[error("{path}: {detail}", path = path.display())]
+    Hdf5 {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and the way out.
+        detail: String,
+    },
+    /// A file of ours could not be written.
+    #[error(transparent)]
+    File(#[from] sparknet_proto::Error),
     /// A path from whose name and content no kind of source can be told.
     #[error("{path} is no source that can be read: LMDB and LevelDB folders, IDX images (`…-images-idx3-ubyte`) and CIFAR-10 `.bin` files can", path = .0.display())]
     UnknownSource(PathBuf),

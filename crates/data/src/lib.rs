@@ -1,6 +1,6 @@
 //! Records and batches: sources, transforms, datasets.
 //!
-//! A [`Source`] yields [`Record`]s as they are stored (LMDB, LevelDB, IDX, CIFAR-10 binary); a [`BatchReader`] decodes them, applies
+//! A [`Source`] yields [`Record`]s as they are stored (LMDB, LevelDB, IDX, CIFAR-10 binary, HDF5); a [`BatchReader`] decodes them, applies
 //! Caffe's `transform_param` and hands out [`Batch`]es that a thread of its own prepares ahead. [`build_dataset`], [`convert`]
 //! and [`compute_mean`] make what Caffe's converters make.
 
@@ -11,6 +11,8 @@ mod datasets;
 mod decode;
 mod download;
 mod error;
+mod hdf5;
+mod hdf5_rows;
 mod idx;
 mod image_list;
 mod leveldb;
@@ -35,6 +37,8 @@ pub use convert::{ConvertOptions, ConvertReport, convert};
 pub use datasets::{DatasetKind, DatasetReport, Half, build_dataset, copy_to_lmdb};
 pub use decode::{ColorMode, Image, decode_image};
 pub use error::DataError;
+pub use hdf5::Hdf5Source;
+pub use hdf5_rows::Hdf5RowsWriter;
 pub use idx::IdxSource;
 pub use image_list::{ImageListSource, ImageListSpec};
 pub use leveldb::LeveldbSource;

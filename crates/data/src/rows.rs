@@ -437,7 +437,7 @@ fn is_image_file(bytes: &[u8]) -> bool {
 }
 
 /// A file in `folder` that nobody else can open and that is gone with its last handle.
-fn unnamed_file(folder: &Path) -> Result<File, DataError> {
+pub(crate) fn unnamed_file(folder: &Path) -> Result<File, DataError> {
     static FILES: AtomicU64 = AtomicU64::new(0);
     let path = folder.join(format!(
         ".sparknet-rows-{}-{}",

@@ -27,6 +27,12 @@ pub trait Source: Send {
     /// Moves the cursor `count` records on.
     fn skip(&mut self, count: u64) -> Result<(), DataError>;
 
+    /// Where a record is several arrays, the number of values of each: its floats then hold one array after the other,
+    /// and are neither transformed nor labelled. Empty for records that are values with a label.
+    fn array_lengths(&self) -> &[usize] {
+        &[]
+    }
+
     /// Reads the record at the cursor into `record`, whose buffers are used again, and moves on. Reading at the end
     /// is an error: who wants to wrap seeks.
     fn read(&mut self, record: &mut Record) -> Result<(), DataError>;

@@ -1,6 +1,6 @@
 //! What can go wrong in the engine, each with the layer, the blobs and shapes, and the way out.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use crate::Shape;
 
@@ -203,12 +203,42 @@ pub enum LayerError {
         /// The number of classes.
         classes: usize,
     },
+    /// A file that the layer reads.
+    #[error("{}: {fact}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        fact: String,
+    },
+    /// A value that is no index into what it chooses from.
+    #[error(
+        "bottom {bottom} holds {value} at position {position}, which is not one of the {count} {what} 0 to {}: {remedy}",
+        count - 1
+    )]
+    Index {
+        /// The index of the bottom that holds it.
+        bottom: usize,
+        /// The value.
+        value: f32,
+        /// Its index in that bottom.
+        position: usize,
+        /// How many there are to choose from.
+        count: usize,
+        /// What they are, in the plural.
+        what: &'static str,
+        /// The way out.
+        remedy: &'static str,
+    },
     /// A bilinear filler for a blob that is no kernel.
     #[error("a bilinear filler wants a square 4-D blob, not {shape}")]
     BilinearFiller {
         /// The blob's shape.
         shape: Shape,
     },
+    /// Rows that an HDF5Output layer could not hand on.
+    #[error("its rows cannot be written: {0}")]
+    Rows(String),
     /// A blob without values.
     #[error("a blob of shape {shape} has no values: feed at least one record")]
     Empty {
@@ -221,6 +251,29 @@ pub enum LayerError {
         /// The blob's shape.
         shape: Shape,
     },
+    /// A layer of type Python where there is no Python.
+    #[error(
+        "the class {class} runs in Python, which this command does not: \
+         train and test this net with the Python package sparknet"
+    )]
+    WithoutPython {
+        /// The class.
+        class: String,
+    },
+    /// Code from outside the engine failed, such as a class in Python.
+    #[error(transparent)]
+    Foreign(ForeignError),
+}
+
+/// An error of code from outside the engine.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct ForeignError(pub Arc<dyn std::error::Error + Send + Sync>);
+
+impl PartialEq for ForeignError {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 /// A list of names as a sentence takes it: `'a', 'b' and 'c'`.

@@ -31,6 +31,8 @@ pub enum Filler {
     Msra(VarianceNorm),
     /// Bilinear upsampling kernels, for Deconvolution.
     Bilinear,
+    /// These values, as many as the blob has; no file can say so.
+    Values(Vec<f32>),
 }
 
 /// What `n` is in the variance of [`Filler::Xavier`] and [`Filler::Msra`].
@@ -59,7 +61,7 @@ impl VarianceNorm {
 impl Filler {
     /// Whether the filler gives the same values for every key.
     pub fn is_constant(&self) -> bool {
-        matches!(self, Self::Constant(_) | Self::Bilinear)
+        matches!(self, Self::Constant(_) | Self::Bilinear | Self::Values(_))
     }
 
     /// Fills `values`, a blob of `shape`, from the random stream `key`.
@@ -103,6 +105,7 @@ impl Filler {
                 each(values, &|i| std * random::normal(key, i));
             }
             Self::Bilinear => fill_bilinear(shape, values)?,
+            Self::Values(ref given) => values.copy_from_slice(given),
         }
         Ok(())
     }

@@ -19,6 +19,7 @@ use rayon::prelude::*;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub mod col2im;
 mod indexed;
 mod lanes;
 mod pack;

@@ -24,7 +24,14 @@ pub trait Layer: Send {
         Vec::new()
     }
 
-    /// Computes the tops.
+    /// The extent of the tops' first axis, where only the bottoms' values tell it: asked before each `forward`, which
+    /// then finds tops of that extent. [`Layer::reshape`] gives the largest that it can be.
+    fn extent_from_data(&mut self, _bottom: Blobs<'_>) -> Option<usize> {
+        None
+    }
+
+    /// Computes the tops. Not called where no bottom has a value, nor is `backward`: see
+    /// [`Layer::extent_from_data`]. The tops, and the gradients, are then zero.
     ///
     /// # Errors
     /// Data that the layer cannot take, such as a label out of range.
@@ -32,6 +39,11 @@ pub trait Layer: Send {
 
     /// Computes the gradients of the bottoms that want one (overwriting) and of the parameters (adding).
     fn backward(&mut self, io: &mut Backward<'_>);
+
+    /// What went wrong in [`Layer::backward`], which cannot say so itself; for layers whose code comes from outside.
+    fn take_backward_error(&mut self) -> Option<LayerError> {
+        None
+    }
 
     /// Whether the layer can write its only top over its only bottom: `forward` finds the bottom in the top, and
     /// `backward`, which then must not look at the bottom, finds the top's gradient in the bottom's.
@@ -48,6 +60,18 @@ pub trait Layer: Send {
     fn accepts_gradient(&self, _bottom: usize) -> bool {
         true
     }
+
+    /// Tells a layer that writes rows ([`RowSink`]) where they go; others have no use for it.
+    fn set_row_sink(&mut self, _sink: Box<dyn RowSink>) {}
+}
+
+/// Where the rows go that an HDF5Output layer sees: files are written outside the engine.
+pub trait RowSink: Send {
+    /// Takes the values of both bottoms after a forward pass, each with its shape `(rows, …)`.
+    ///
+    /// # Errors
+    /// Why they cannot be kept, and the way out.
+    fn take(&mut self, bottoms: [(&Shape, &[f32]); 2]) -> Result<(), String>;
 }
 
 /// A parameter blob that a layer wants.

@@ -2,35 +2,76 @@
 //!
 //! A new layer is a file here that ends up in [`LAYERS`] and in [`build`], and its parameters in a file of `spec/`.
 
+mod absval;
 mod accuracy;
+mod argmax;
+mod batch_norm;
+mod batch_reindex;
+mod bias;
+mod bnll;
+mod channels;
+mod clip;
 mod concat;
+mod contrastive_loss;
 mod convolution;
+mod crop;
+mod deconvolution;
 mod dropout;
 mod dummy_data;
 mod eltwise;
+mod elu;
+mod embed;
 mod euclidean_loss;
+mod exp;
 mod feed;
+mod filter;
 mod flatten;
 #[cfg(test)]
 mod gradient_check;
 #[cfg(test)]
 mod harness;
+mod hdf5_output;
+mod hinge_loss;
+mod im2col;
+mod index;
+mod infogain_loss;
 mod inner_product;
 mod label;
+mod log;
 mod lrn;
+mod lstm;
+mod lstm_unit;
+mod multinomial_logistic_loss;
+mod mvn;
 mod neuron;
+mod parameter;
 mod patches;
 mod pooling;
+mod power;
+mod prelu;
+mod python;
+mod recurrent;
+mod reduction;
 mod relu;
+mod reshape;
+mod rnn;
+mod scale;
 mod sigmoid;
+mod sigmoid_cross_entropy_loss;
 mod silence;
 mod slice;
 mod softmax;
 mod softmax_with_loss;
 mod split;
+mod spp;
+mod swish;
 mod tanh;
+mod threshold;
+mod tile;
 pub(crate) mod vectorized;
 mod windows;
+
+pub use python::{PythonFactory, register_python_layers};
 
 use std::fmt;
 
@@ -90,6 +131,13 @@ pub(crate) enum Fill {
     Distinct,
     /// The last bottom holds labels of this many classes, the others standard normal values.
     Labels(usize),
+    /// The second bottom holds labels of this many classes, the others standard normal values.
+    SecondLabels(usize),
+    /// The last bottom holds labels of this many classes, the others values between 0.2 and 1.
+    Probabilities(usize),
+    /// The second bottom, (steps, so many streams), tells where sequences go on: not at the first step, so that nothing
+    /// is remembered from the pass before. The others hold standard normal values.
+    Sequences(usize),
 }
 
 /// How many blobs a layer takes.
@@ -191,41 +239,89 @@ const CAFFE_TYPES: [&str; 61] = [
 
 /// Every layer type that exists.
 pub const LAYERS: &[LayerDef] = &[
+    absval::DEF,
     accuracy::DEF,
+    batch_norm::DEF,
+    bias::DEF,
+    bnll::DEF,
+    clip::DEF,
+    argmax::DEF,
+    batch_reindex::DEF,
     concat::DEF,
+    contrastive_loss::DEF,
     convolution::DEF,
+    crop::DEF,
     feed::COS_DATA,
     feed::DATA,
+    deconvolution::DEF,
     dropout::DEF,
     dummy_data::DEF,
     eltwise::DEF,
+    elu::DEF,
     euclidean_loss::DEF,
+    exp::DEF,
     flatten::DEF,
+    hinge_loss::DEF,
+    infogain_loss::DEF,
+    embed::DEF,
+    filter::DEF,
+    im2col::DEF,
     feed::IMAGE_DATA,
+    feed::HDF5_DATA,
+    hdf5_output::DEF,
     inner_product::DEF,
     feed::INPUT,
+    log::DEF,
     lrn::DEF,
+    lstm::DEF,
+    lstm_unit::DEF,
+    mvn::DEF,
     feed::MEMORY_DATA,
+    multinomial_logistic_loss::DEF,
     pooling::DEF,
+    power::DEF,
+    prelu::DEF,
+    python::DEF,
     relu::DEF,
+    scale::DEF,
+    parameter::DEF,
+    rnn::DEF,
+    reduction::DEF,
+    reshape::DEF,
+    spp::DEF,
     sigmoid::DEF,
+    sigmoid_cross_entropy_loss::DEF,
     silence::DEF,
     slice::DEF,
     softmax::DEF,
     softmax_with_loss::DEF,
     split::DEF,
+    swish::DEF,
     tanh::DEF,
+    threshold::DEF,
+    tile::DEF,
     feed::WINDOW_DATA,
 ];
 
 /// Builds a layer.
 pub(crate) fn build(kind: &LayerKind) -> Box<dyn Layer> {
     match kind {
+        LayerKind::AbsVal => Box::new(absval::AbsVal::new()),
         LayerKind::Accuracy(spec) => Box::new(accuracy::Accuracy::new(spec)),
+        LayerKind::BatchNorm(spec) => Box::new(batch_norm::BatchNorm::new(spec)),
+        LayerKind::Bias(spec) => Box::new(bias::Bias::new(spec)),
+        LayerKind::Bnll => Box::new(bnll::Bnll::new()),
+        LayerKind::Clip(spec) => Box::new(clip::Clip::new(spec)),
+        LayerKind::ArgMax(spec) => Box::new(argmax::ArgMax::new(spec)),
+        LayerKind::BatchReindex => Box::new(batch_reindex::BatchReindex::new()),
         LayerKind::Concat(spec) => Box::new(concat::Concat::new(spec)),
+        LayerKind::ContrastiveLoss(spec) => Box::new(contrastive_loss::ContrastiveLoss::new(spec)),
         LayerKind::Convolution(spec) => Box::new(convolution::Convolution::new(spec)),
+        LayerKind::Crop(spec) => Box::new(crop::Crop::new(spec)),
+        LayerKind::Deconvolution(spec) => Box::new(deconvolution::Deconvolution::new(spec)),
         LayerKind::CosData(_)
         | LayerKind::Data(_)
+        | LayerKind::Hdf5Data(_)
         | LayerKind::ImageData(_)
         | LayerKind::Input(_)
         | LayerKind::MemoryData(_)
@@ -233,19 +329,47 @@ pub(crate) fn build(kind: &LayerKind) -> Box<dyn Layer> {
         LayerKind::Dropout(spec) => Box::new(dropout::Dropout::new(spec)),
         LayerKind::DummyData(spec) => Box::new(dummy_data::DummyData::new(spec)),
         LayerKind::Eltwise(spec) => Box::new(eltwise::Eltwise::new(spec)),
+        LayerKind::Elu(spec) => Box::new(elu::Elu::new(spec)),
         LayerKind::EuclideanLoss => Box::new(euclidean_loss::EuclideanLoss::new()),
+        LayerKind::Exp(spec) => Box::new(exp::Exp::new(spec)),
         LayerKind::Flatten(spec) => Box::new(flatten::Flatten::new(spec)),
+        LayerKind::HingeLoss(spec) => Box::new(hinge_loss::HingeLoss::new(spec)),
+        LayerKind::InfogainLoss(spec) => Box::new(infogain_loss::InfogainLoss::new(spec)),
+        LayerKind::Embed(spec) => Box::new(embed::Embed::new(spec)),
+        LayerKind::Filter(spec) => Box::new(filter::Filter::new(spec)),
+        LayerKind::Im2col(spec) => Box::new(im2col::Im2col::new(spec)),
+        LayerKind::Hdf5Output(_) => Box::new(hdf5_output::Hdf5Output::new()),
         LayerKind::InnerProduct(spec) => Box::new(inner_product::InnerProduct::new(spec)),
+        LayerKind::Log(spec) => Box::new(log::Log::new(spec)),
         LayerKind::Lrn(spec) => Box::new(lrn::Lrn::new(spec)),
+        LayerKind::MultinomialLogisticLoss => Box::new(multinomial_logistic_loss::MultinomialLogisticLoss::new()),
         LayerKind::Pooling(spec) => Box::new(pooling::Pooling::new(spec)),
+        LayerKind::Power(spec) => Box::new(power::Power::new(spec)),
+        LayerKind::PRelu(spec) => Box::new(prelu::PRelu::new(spec)),
+        LayerKind::Python(spec) => python::build(spec),
         LayerKind::Relu(spec) => Box::new(relu::Relu::new(spec)),
+        LayerKind::Scale(spec) => Box::new(scale::Scale::new(spec)),
+        LayerKind::Lstm(spec) => Box::new(lstm::Lstm::new(spec)),
+        LayerKind::LstmUnit => Box::new(lstm_unit::LstmUnit::new()),
+        LayerKind::Mvn(spec) => Box::new(mvn::Mvn::new(spec)),
+        LayerKind::Parameter(spec) => Box::new(parameter::Parameter::new(spec)),
+        LayerKind::Reduction(spec) => Box::new(reduction::Reduction::new(spec)),
+        LayerKind::Reshape(spec) => Box::new(reshape::Reshape::new(spec)),
+        LayerKind::Rnn(spec) => Box::new(rnn::Rnn::new(spec)),
         LayerKind::Sigmoid => Box::new(sigmoid::Sigmoid::new()),
+        LayerKind::SigmoidCrossEntropyLoss(spec) => {
+            Box::new(sigmoid_cross_entropy_loss::SigmoidCrossEntropyLoss::new(spec))
+        }
         LayerKind::Silence => Box::new(silence::Silence::new()),
         LayerKind::Slice(spec) => Box::new(slice::Slice::new(spec)),
         LayerKind::Softmax(spec) => Box::new(softmax::Softmax::new(spec)),
         LayerKind::SoftmaxWithLoss(spec) => Box::new(softmax_with_loss::SoftmaxWithLoss::new(spec)),
         LayerKind::Split(spec) => Box::new(split::Split::new(spec)),
+        LayerKind::Swish(spec) => Box::new(swish::Swish::new(spec)),
         LayerKind::TanH => Box::new(tanh::TanH::new()),
+        LayerKind::Threshold(spec) => Box::new(threshold::Threshold::new(spec)),
+        LayerKind::Spp(spec) => Box::new(spp::Spp::new(spec)),
+        LayerKind::Tile(spec) => Box::new(tile::Tile::new(spec)),
     }
 }
 

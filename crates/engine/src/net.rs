@@ -1,12 +1,14 @@
 //! A net: layers over blobs that it owns, and one flat arena each for parameters and their gradients.
 
+mod debug_info;
+
 use std::{collections::HashMap, mem, ops::Range};
 
 use rayon::prelude::*;
 
 use crate::{
     Error, LayerError, Phase, Shape,
-    layer::{Backward, Blobs, Context, Forward, Layer, Params},
+    layer::{Backward, Blobs, Context, Forward, Layer, Params, RowSink},
     layers,
     lending::Loans,
     params::ParamTable,
@@ -15,6 +17,7 @@ use crate::{
     spec::{LayerKind, LayerSpec, NetSpec},
 };
 
+pub use self::debug_info::DebugListener;
 pub use crate::{params::Param, weights::ParamMap};
 
 /// Values that a thread takes at a time where gradients are cleared or summed.
@@ -22,7 +25,7 @@ const THREAD_CHUNK: usize = 16 * 1024;
 
 /// Where a net asks for the shapes of data layers that only their data tell.
 pub trait InputShapes {
-    /// The shapes of the tops of `layer`, a `Data` layer.
+    /// The shapes of the tops of `layer`, a `Data` or `HDF5Data` layer.
     ///
     /// # Errors
     /// Data that cannot be opened; the net adds the layer's name.
@@ -61,6 +64,7 @@ pub struct Net {
     shapes_are_stale: bool,
     seed: u64,
     pass: u64,
+    debug: Option<DebugListener>,
 }
 
 struct NetLayer {
@@ -164,6 +168,7 @@ impl Net {
             shapes_are_stale: false,
             seed,
             pass: 0,
+            debug: None,
             spec,
         };
         net.size_buffers();
@@ -307,6 +312,15 @@ impl Net {
             .map(|id| (&self.params[*id].shape, self.params[*id].range.clone()))
     }
 
+    /// Tells layer `layer`, an `HDF5Output`, where its rows go; the answer is whether it is one.
+    pub fn set_row_sink(&mut self, layer: usize, sink: Box<dyn RowSink>) -> bool {
+        let is_output = matches!(self.spec.layers[layer].kind, LayerKind::Hdf5Output(_));
+        if is_output {
+            self.layers[layer].layer.set_row_sink(sink);
+        }
+        is_output
+    }
+
     /// What the next pass draws random numbers from: a stream of its own for each value of `pass`.
     pub fn set_random_pass(&mut self, seed: u64, pass: u64) {
         self.seed = seed;
@@ -368,8 +382,15 @@ impl Net {
     /// # Errors
     /// As [`Net::reshape_feed`].
     pub fn reshape(&mut self) -> Result<(), Error> {
-        let mut shapes: Vec<Shape> = self.blobs.iter().map(|blob| blob.shape.clone()).collect();
-        for (layer, spec) in self.layers.iter_mut().zip(&self.spec.layers) {
+        let shapes = self.blobs.iter().map(|blob| blob.shape.clone()).collect();
+        self.reshape_from(0, shapes)?;
+        self.shapes_are_stale = false;
+        Ok(())
+    }
+
+    /// Lets the layers from `first` on follow `shapes`, those of all blobs.
+    fn reshape_from(&mut self, first: usize, mut shapes: Vec<Shape>) -> Result<(), Error> {
+        for (layer, spec) in self.layers.iter_mut().zip(&self.spec.layers).skip(first) {
             if is_fed(spec) {
                 continue;
             }
@@ -382,8 +403,28 @@ impl Net {
             blob.shape = shape;
         }
         self.size_buffers();
-        self.shapes_are_stale = false;
         Ok(())
+    }
+
+    /// Gives the tops of a layer the extent that only its data tell, and lets the layers after it follow.
+    fn follow_data(&mut self, index: usize) -> Result<(), Error> {
+        let layer = &mut self.layers[index];
+        let bottoms = Blobs::new(&self.data, &layer.bottom_data);
+        let Some(extent) = layer.layer.extent_from_data(bottoms) else {
+            return Ok(());
+        };
+        let has_extent = |blob: &usize| self.blobs[*blob].shape.dims().first() == Some(&extent);
+        if layer.plan.tops.iter().all(has_extent) {
+            return Ok(());
+        }
+        let mut shapes: Vec<Shape> = self.blobs.iter().map(|blob| blob.shape.clone()).collect();
+        for blob in &layer.plan.tops {
+            let rest = shapes[*blob].dims().get(1..).unwrap_or_default();
+            shapes[*blob] = Shape::new([&[extent], rest].concat());
+        }
+        let followed = self.reshape_from(index + 1, shapes);
+        self.shapes_are_stale |= followed.is_err();
+        followed
     }
 
     /// [`Net::reshape`], if [`Net::set_feed_shapes`] has changed a shape since the last.
@@ -447,8 +488,13 @@ impl Net {
     /// As [`Net::forward`].
     pub fn forward_layer(&mut self, index: usize) -> Result<f32, Error> {
         self.settle_shapes()?;
+        self.follow_data(index)?;
         let context = self.context(index);
         let layer = &mut self.layers[index];
+        if has_nothing_to_read(layer, &self.data) {
+            layer.top_data.iter().for_each(|buffer| self.data[*buffer].fill(0.0));
+            return Ok(0.0);
+        }
         let lent = &mut self.lent;
         lent.extend(layer.top_data.iter().map(|buffer| mem::take(&mut self.data[*buffer])));
         let result = layer.layer.forward(&mut Forward {
@@ -470,6 +516,7 @@ impl Net {
                 loss += blob.loss_weight * self.data[blob.data].iter().sum::<f32>();
             }
         }
+        self.tell_forward(index);
         Ok(loss)
     }
 
@@ -479,6 +526,7 @@ impl Net {
         for index in (0..self.layers.len()).rev() {
             self.backward_layer(index);
         }
+        self.tell_backward_end();
     }
 
     /// What comes before the first [`Net::backward_layer`]: the loss weights become gradients.
@@ -496,6 +544,9 @@ impl Net {
         }
         let context = self.context(index);
         let layer = &mut self.layers[index];
+        if has_nothing_to_read(layer, &self.data) {
+            return;
+        }
         let lent = &mut self.lent;
         let mut scratch_used = 0;
         for (i, blob) in layer.plan.bottoms.iter().enumerate() {
@@ -542,6 +593,20 @@ impl Net {
             }
         }
         lent.clear();
+        self.tell_backward(index);
+    }
+
+    /// What went wrong in the last backward pass: nothing, unless code from outside computes a layer.
+    ///
+    /// # Errors
+    /// What the last such layer says; its gradients are then zero.
+    pub fn check_backward(&mut self) -> Result<(), Error> {
+        for (layer, spec) in self.layers.iter_mut().zip(&self.spec.layers).rev() {
+            if let Some(error) = layer.layer.take_backward_error() {
+                return Err(layer_error(spec, error));
+            }
+        }
+        Ok(())
     }
 
     /// Sets all parameter gradients to zero.
@@ -558,6 +623,12 @@ impl Net {
             .find(|blob| self.data[blob.data].iter().any(|value| !value.is_finite()))?;
         Some(&self.spec.layers[bad.producer].name)
     }
+}
+
+/// Whether a layer has bottoms, but none of them a value, as after a Filter that lets nothing through: most layers could
+/// do nothing with them, and some would divide by their number.
+fn has_nothing_to_read(layer: &NetLayer, data: &[Vec<f32>]) -> bool {
+    !layer.bottom_data.is_empty() && layer.bottom_data.iter().all(|buffer| data[*buffer].is_empty())
 }
 
 fn is_fed(spec: &LayerSpec) -> bool {

@@ -138,6 +138,7 @@ impl Solver {
             self.net.set_random_pass(self.seed, self.iteration * iter_size + batch);
             sum_loss += self.net.forward()?;
             self.net.backward();
+            self.net.check_backward()?;
         }
         let loss = sum_loss / iter_size as f32;
         if !loss.is_finite() && !self.allow_nan {
@@ -159,6 +160,7 @@ impl Solver {
     /// Turns the gradients into an update and subtracts it; returns the learning rate. The iteration advances last.
     pub fn apply_update(&mut self) -> f32 {
         let rate = self.learning_rate();
+        let before = self.net.params_before_update();
         let spec = &self.spec;
         let (params, values, gradients) = self.net.update_parts_mut();
         let update = Update {
@@ -175,6 +177,7 @@ impl Solver {
             histories: [(); 2].map(|()| histories.next().unwrap_or_default()),
         };
         update.apply(params, &self.trust, 0, stretch);
+        self.net.tell_update(before);
         self.iteration += 1;
         rate
     }

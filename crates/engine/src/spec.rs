@@ -3,13 +3,25 @@
 //! parameter message.
 
 mod data_layers;
+mod hdf5_layers;
 mod kinds;
+mod loss_layers;
+mod neuron_layers;
+mod python_layer;
+mod recurrent_layers;
+mod shape_layers;
 mod solver;
 mod source_layers;
 mod vision_layers;
 
 pub use data_layers::*;
+pub use hdf5_layers::*;
 pub use kinds::*;
+pub use loss_layers::*;
+pub use neuron_layers::*;
+pub use python_layer::*;
+pub use recurrent_layers::*;
+pub use shape_layers::*;
 pub use solver::*;
 pub use source_layers::*;
 pub use vision_layers::*;
@@ -32,6 +44,13 @@ impl Phase {
         match phase {
             caffe::Phase::Train => Self::Train,
             caffe::Phase::Test => Self::Test,
+        }
+    }
+
+    pub(crate) fn to_proto(self) -> caffe::Phase {
+        match self {
+            Self::Train => caffe::Phase::Train,
+            Self::Test => caffe::Phase::Test,
         }
     }
 }
@@ -101,7 +120,7 @@ pub struct NetSpec {
     pub state: NetState,
     /// Whether every layer runs its backward pass, down to the inputs.
     pub force_backward: bool,
-    /// Caffe's `debug_info`; nothing prints it yet.
+    /// Whether passes are told line by line ([`Net::listen_to_debug_info`](crate::Net::listen_to_debug_info)).
     pub debug_info: bool,
     /// The layers, in file order.
     pub layers: Vec<LayerSpec>,
@@ -216,7 +235,10 @@ impl LayerSpec {
             })
         };
 
-        let kind = (def.parse)(layer).map_err(field_error)?;
+        let mut message = layer.clone();
+        message.blobs.clear();
+        message.set_phase(phase.to_proto());
+        let kind = (def.parse)(&message).map_err(field_error)?;
         let mut tops = layer.top.clone();
         if tops.is_empty() && kind.is_loss() {
             // Caffe gives a loss layer without a top an anonymous one.
@@ -254,12 +276,11 @@ impl LayerSpec {
             )));
         }
 
-        let mut message = layer.clone();
-        message.blobs.clear();
-        message.set_phase(match phase {
-            Phase::Train => caffe::Phase::Train,
-            Phase::Test => caffe::Phase::Test,
-        });
+        let mut params: Vec<ParamSpec> = layer.param.iter().map(ParamSpec::from_proto).collect();
+        let statistics = kind.num_statistics();
+        if params.len() < statistics {
+            params.resize_with(statistics, ParamSpec::fixed);
+        }
         Ok(Self {
             name,
             type_name,
@@ -267,7 +288,7 @@ impl LayerSpec {
             bottoms: layer.bottom.clone(),
             tops,
             loss_weights,
-            params: layer.param.iter().map(ParamSpec::from_proto).collect(),
+            params,
             propagate_down: layer.propagate_down.clone(),
             message,
         })
@@ -275,6 +296,14 @@ impl LayerSpec {
 }
 
 impl ParamSpec {
+    /// What is said of a blob that the solver must leave alone.
+    fn fixed() -> Self {
+        Self {
+            lr_mult: Some(0.0),
+            ..Self::default()
+        }
+    }
+
     fn from_proto(param: &caffe::ParamSpec) -> Self {
         Self {
             name: param.name().to_owned(),

@@ -7,6 +7,16 @@ use sparknet_proto::caffe::{BlobProto, LayerParameter, NetParameter};
 use crate::{Error, Net, Shape};
 
 impl Net {
+    /// Where statistics lie in the arena of parameters: blobs that no gradient moves but their layer's forward pass
+    /// (BatchNorm's), so that workers differ in them until they are averaged.
+    pub fn statistics(&self) -> impl Iterator<Item = Range<usize>> {
+        let layers = &self.spec().layers;
+        let params = self.params().iter();
+        params
+            .filter(|param| param.index < layers[param.layer].kind.num_statistics())
+            .map(|param| param.range.clone())
+    }
+
     /// Copies parameters from another net's arena by layer name, as a test net takes those of its train net.
     ///
     /// # Errors
@@ -55,7 +65,13 @@ impl Net {
             let Some(index) = self.spec().layers.iter().position(|layer| layer.name == source.name()) else {
                 continue;
             };
-            if source.blobs.is_empty() && self.layer_params(index).is_empty() {
+            if source.blobs.is_empty()
+                && self
+                    .layer_params(index)
+                    .iter()
+                    .all(|id| self.params()[*id].layer != index)
+            {
+                // Without parameters, or with those of other layers alone, which HDF5 files leave out.
                 continue;
             }
             self.copy_layer_weights(index, source)?;
@@ -70,13 +86,17 @@ impl Net {
             fact,
         };
         let (found, wanted) = (source.blobs.len(), self.layer_params(index).len());
-        if found != wanted {
+        let is_shared = |id: &usize| self.params()[*id].layer != index;
+        if found > wanted || !self.layer_params(index)[found..].iter().all(is_shared) {
             return Err(error(format!(
                 "the file has {found} blobs and the layer {wanted}: rename the layer to train it from scratch"
             )));
         }
         for (position, blob) in source.blobs.iter().enumerate() {
             let param = self.params()[self.layer_params(index)[position]].clone();
+            if is_left_out(blob) && param.layer != index {
+                continue;
+            }
             if !blob_has_shape(blob, &param.shape) {
                 return Err(error(format!(
                     "the file has a blob of shape {} and the layer one of {}: rename the layer to train it from scratch",
@@ -107,6 +127,18 @@ impl Net {
                 .collect();
         }
         message
+    }
+
+    /// Takes the values of shared parameters out of `message`, which [`Net::to_proto`] made, where another layer owns
+    /// them: HDF5 files have each parameter once.
+    pub fn keep_owned_values(&self, message: &mut NetParameter) {
+        for (index, layer) in message.layer.iter_mut().enumerate() {
+            for (blob, id) in layer.blobs.iter_mut().zip(self.layer_params(index)) {
+                if self.params()[*id].layer != index {
+                    blob.data.clear();
+                }
+            }
+        }
     }
 }
 
@@ -139,6 +171,11 @@ fn blob_has_shape(blob: &BlobProto, shape: &Shape) -> bool {
     shape.num_axes() <= 4
         && found.dims()[..missing].iter().all(|dim| *dim == 1)
         && found.dims()[missing..] == *shape.dims()
+}
+
+/// Whether a file has no values for a blob: HDF5 files have shared parameters once, with the layer that owns them.
+fn is_left_out(blob: &BlobProto) -> bool {
+    blob.shape.is_none() && blob.data.is_empty() && blob.double_data.is_empty()
 }
 
 /// Reads a blob message's values, which may be floats or doubles.

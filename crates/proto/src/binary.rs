@@ -67,7 +67,15 @@ pub fn write_file<M: Name>(path: &Path, message: &M) -> Result<(), Error> {
 /// The folder is missing or may not be written, the disk is full, or the path is no regular file; the file that stood
 /// there is then as it was.
 pub fn write_bytes_whole(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    write_whole(path, bytes).map_err(|source| Error::Write {
+    write_whole_with(path, |file| file.write_all(bytes))
+}
+
+/// [`write_bytes_whole`] of what `write` writes, for files that are not all in memory; it is called once.
+///
+/// # Errors
+/// As [`write_bytes_whole`], and what `write` says.
+pub fn write_whole_with(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Error> {
+    write_whole(path, write).map_err(|source| Error::Write {
         path: path.to_owned(),
         source,
     })
@@ -81,7 +89,7 @@ pub fn write_bytes_whole(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 pub fn check_writable(path: &Path) -> Result<(), Error> {
     let check = || {
         let (temporary, _) = temporary_beside(&target_of(path)?)?;
-        create(&temporary, b"").and_then(|_| fs::remove_file(&temporary))
+        create(&temporary, |_| Ok(())).and_then(|_| fs::remove_file(&temporary))
     };
     check().map_err(|source| Error::Write {
         path: path.to_owned(),
@@ -89,11 +97,11 @@ pub fn check_writable(path: &Path) -> Result<(), Error> {
     })
 }
 
-fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let path = target_of(path)?;
     let (temporary, folder) = temporary_beside(&path)?;
     // The file stays open, and locked, until it has its name.
-    let written = create(&temporary, bytes).and_then(|_file| fs::rename(&temporary, &path));
+    let written = create(&temporary, write).and_then(|_file| fs::rename(&temporary, &path));
     if let Err(error) = written {
         // The first error is the one to tell; a file that cannot be removed either stays behind.
         let _ = fs::remove_file(&temporary);
@@ -127,11 +135,11 @@ fn temporary_beside(path: &Path) -> io::Result<(PathBuf, PathBuf)> {
     Ok((folder.join(temporary_name(name)), folder))
 }
 
-fn create(path: &Path, bytes: &[u8]) -> io::Result<File> {
+fn create(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<File> {
     let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
     // Tells `remove_abandoned` that somebody writes; where a file system has no locks, nothing is abandoned.
     let _ = file.try_lock();
-    file.write_all(bytes)?;
+    write(&mut file)?;
     file.sync_all()?;
     Ok(file)
 }

@@ -1,5 +1,5 @@
-//! Caffe's messages: the schema, its text form (`.prototxt`), its binary form (`.caffemodel`, `Datum`) and the
-//! upgrades of legacy files.
+//! Caffe's messages: the schema, its text form (`.prototxt`), its binary form (`.caffemodel`, `Datum`), its HDF5 form
+//! (`.caffemodel.h5`) and the upgrades of legacy files.
 //!
 //! A file becomes a current message in one call:
 //!
@@ -14,6 +14,7 @@
 use std::{io, path::Path, path::PathBuf};
 
 pub mod binary;
+pub mod hdf5;
 mod lexer;
 mod parser;
 mod printer;
@@ -23,7 +24,7 @@ pub mod text;
 pub mod upgrade;
 mod v0;
 
-use caffe::{NetParameter, SolverParameter};
+use caffe::{NetParameter, SolverParameter, SolverState};
 
 /// The structs that `proto/caffe.proto` stands for, one a message, with Caffe's field names and defaults.
 #[allow(missing_docs, clippy::all)]
@@ -81,6 +82,14 @@ pub enum Error {
         /// What is wrong, and the way out.
         reason: String,
     },
+    /// An HDF5 file that is damaged or holds something else, or that cannot hold what it should.
+    #[error("{}: {fact}", path.display())]
+    Hdf5 {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and the way out.
+        fact: String,
+    },
     /// A legacy file that has no current form.
     #[error("{}: {source}", path.display())]
     Upgrade {
@@ -109,13 +118,28 @@ pub fn read_solver(path: &Path) -> Result<SolverParameter, Error> {
     upgrade::solver(solver).map_err(|source| upgrade_error(path, source))
 }
 
-/// Reads a `.caffemodel` and upgrades it to the current form; the blobs stay with their layers.
+/// Reads a `.caffemodel` and upgrades it to the current form, or a `.caffemodel.h5`, which has the layers' names and
+/// blobs alone ([`hdf5`]); the blobs stay with their layers. What the file is counts, not its name.
 ///
 /// # Errors
 /// The file cannot be read, is not a whole `NetParameter`, or has no current form.
 pub fn read_weights(path: &Path) -> Result<NetParameter, Error> {
+    if hdf5::is_hdf5(path) {
+        return hdf5::read_weights(path);
+    }
     let net = binary::read_file(path)?;
     upgrade::net(net).map_err(|source| upgrade_error(path, source))
+}
+
+/// Reads a `.solverstate` or a `.solverstate.h5`. What the file is counts, not its name.
+///
+/// # Errors
+/// The file cannot be read, or is not a whole `SolverState`.
+pub fn read_state(path: &Path) -> Result<SolverState, Error> {
+    if hdf5::is_hdf5(path) {
+        return hdf5::read_state(path);
+    }
+    binary::read_file(path)
 }
 
 fn upgrade_error(path: &Path, source: upgrade::UpgradeError) -> Error {

@@ -90,6 +90,18 @@ pub fn parse<M: Name + Default>(file: &str, text: &str) -> Result<M, TextError> 
     read().map_err(|mistake| TextError::new(file, text, mistake))
 }
 
+/// Reads fields into a message that may have some already, as protobuf's `MergeFromString`: values replace, lists grow,
+/// and messages are merged.
+///
+/// # Errors
+/// As [`parse`]; the message is then as it was.
+pub fn merge<M: Name + Default>(message: &mut M, file: &str, text: &str) -> Result<(), TextError> {
+    let part: M = parse(file, text)?;
+    message
+        .merge(part.encode_to_vec().as_slice())
+        .map_err(|error| TextError::new(file, text, Mistake::new(0..0, error.to_string(), "")))
+}
+
 /// Prints a message as protobuf's `DebugString` does: two spaces of indent, fields by number, enums by name, and of
 /// every float the shortest form that reads back as the same number.
 pub fn print<M: Name>(message: &M) -> String {

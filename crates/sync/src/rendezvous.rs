@@ -38,7 +38,8 @@ struct State {
     /// announce the next call while the slow still read this one's.
     announced: Vec<Vec<u8>>,
     gathered: Vec<Vec<u8>>,
-    asleep: Vec<Option<Wait>>,
+    /// The stages that a worker sleeps for.
+    asleep: Vec<Option<u64>>,
     /// Why a worker that dropped its transport did so. No failure until somebody needs it: workers that are done leave.
     gone: Vec<Option<&'static str>>,
     failure: Option<Failure>,
@@ -59,14 +60,6 @@ impl State {
             _ => Ok(()),
         }
     }
-}
-
-/// What a worker waits for: that the workers have done this many stages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Wait {
-    pub(crate) stages: u64,
-    /// The only worker that has to, or `None` for all.
-    pub(crate) only: Option<usize>,
 }
 
 impl Rendezvous {
@@ -117,7 +110,7 @@ impl Rendezvous {
         drop(guard);
         let stages = self.stages_done[rank].0.load(SeqCst) + 1;
         self.advance(rank, stages);
-        self.wait(rank, call, Wait { stages, only: None })?;
+        self.wait(rank, call, stages)?;
         self.confirm(rank)?;
         Ok(stages)
     }
@@ -134,36 +127,61 @@ impl Rendezvous {
             return;
         }
         let mut state = self.state();
-        for (wait, waker) in state.asleep.iter_mut().zip(&self.wakers) {
-            if wait.is_some_and(|wait| self.needed(wait).next().is_none()) {
-                *wait = None;
+        for (asleep, waker) in state.asleep.iter_mut().zip(&self.wakers) {
+            if asleep.is_some_and(|stages| self.needed(stages).next().is_none()) {
+                *asleep = None;
                 self.sleepers.fetch_sub(1, SeqCst);
                 waker.notify_one();
             }
         }
     }
 
-    /// The workers that still have to do something before this wait is over, in order of rank.
-    fn needed(&self, wait: Wait) -> impl Iterator<Item = usize> + Clone {
+    /// The workers that have not done so many stages yet, in order of rank.
+    fn needed(&self, stages: u64) -> impl Iterator<Item = usize> + Clone {
         let counts = self.stages_done.iter().map(|count| &count.0).enumerate();
         counts
-            .filter(move |(rank, count)| wait.only.is_none_or(|only| only == *rank) && count.load(SeqCst) < wait.stages)
+            .filter(move |(_, count)| count.load(SeqCst) < stages)
             .map(|(rank, _)| rank)
     }
 
-    /// Waits until no worker is needed any more. Fails if one that is needed is gone, if the call has failed elsewhere,
-    /// or after the timeout. Success does not say that the call has not failed: see [`confirm`](Self::confirm).
-    pub(crate) fn wait(&self, rank: usize, call: Call, wait: Wait) -> Result<(), SyncError> {
-        for _ in 0..=self.spins {
-            if self.needed(wait).next().is_none() {
-                return Ok(());
+    /// Whether a short wait was enough for all to have done so many stages.
+    fn soon(&self, stages: u64) -> bool {
+        (0..=self.spins).any(|_| {
+            let done = self.needed(stages).next().is_none();
+            if !done {
+                std::hint::spin_loop();
             }
-            std::hint::spin_loop();
+            done
+        })
+    }
+
+    /// Waits until all have done so many stages, however long it takes: for stages in which nobody waits for anything.
+    pub(crate) fn wait_for_all(&self, rank: usize, stages: u64) {
+        if self.soon(stages) {
+            return;
+        }
+        let mut state = self.state();
+        state.asleep[rank] = Some(stages);
+        self.sleepers.fetch_add(1, SeqCst);
+        while self.needed(stages).next().is_some() {
+            let woken = self.wakers[rank].wait(state);
+            state = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.asleep[rank].take().is_some() {
+            self.sleepers.fetch_sub(1, SeqCst);
+        }
+    }
+
+    /// Waits until all have done so many stages. Fails if one that has not is gone, if the call has failed elsewhere,
+    /// or after the timeout. Success does not say that the call has not failed: see [`confirm`](Self::confirm).
+    fn wait(&self, rank: usize, call: Call, stages: u64) -> Result<(), SyncError> {
+        if self.soon(stages) {
+            return Ok(());
         }
         let began = Instant::now();
         let mut state = self.state();
         loop {
-            match self.look(&mut state, rank, call, wait, began) {
+            match self.look(&mut state, rank, call, stages, began) {
                 Ok(Some(left)) => {
                     let woken = self.wakers[rank].wait_timeout(state, left);
                     (state, _) = woken.unwrap_or_else(PoisonError::into_inner);
@@ -185,15 +203,15 @@ impl Rendezvous {
         state: &mut State,
         rank: usize,
         call: Call,
-        wait: Wait,
+        stages: u64,
         began: Instant,
     ) -> Result<Option<Duration>, SyncError> {
         let number = state.calls_made[rank];
         state.failed(number)?;
-        if state.asleep[rank].replace(wait).is_none() {
+        if state.asleep[rank].replace(stages).is_none() {
             self.sleepers.fetch_add(1, SeqCst);
         }
-        let needed = self.needed(wait);
+        let needed = self.needed(stages);
         if needed.clone().next().is_none() {
             return Ok(None);
         }
@@ -216,9 +234,9 @@ impl Rendezvous {
         Ok(Some(left))
     }
 
-    /// What every call must end with: the error of the call if it has failed anywhere. A worker that is through has
-    /// seen all stages that anybody waits for, so after this nobody can fail in it.
-    pub(crate) fn confirm(&self, rank: usize) -> Result<(), SyncError> {
+    /// The error of the call if it has failed anywhere. A worker that comes through this has seen that all have
+    /// announced the call, which is what others may still wait for, so that nobody fails in it any more.
+    fn confirm(&self, rank: usize) -> Result<(), SyncError> {
         let state = self.state();
         state.failed(state.calls_made[rank])
     }
@@ -268,12 +286,10 @@ mod tests {
         for (rank, stages) in [7, 6, 0, 8].into_iter().enumerate() {
             rendezvous.advance(rank, stages);
         }
-        let needed = |stages, only| rendezvous.needed(Wait { stages, only }).collect::<Vec<_>>();
-        assert_eq!(needed(0, None), []);
-        assert_eq!(needed(6, None), [2]);
-        assert_eq!(needed(8, None), [0, 1, 2]);
-        assert_eq!(needed(7, Some(1)), [1]);
-        assert_eq!(needed(7, Some(0)), []);
+        let needed = |stages| rendezvous.needed(stages).collect::<Vec<_>>();
+        assert_eq!(needed(0), []);
+        assert_eq!(needed(6), [2]);
+        assert_eq!(needed(8), [0, 1, 2]);
     }
 
     #[test]
@@ -284,8 +300,7 @@ mod tests {
         rendezvous.advance(0, 1);
         rendezvous.advance(1, 1);
         rendezvous.abort(0, "out of disk");
-        let all_announced = Wait { stages: 1, only: None };
-        assert_eq!(rendezvous.wait(1, Call::AllGather, all_announced), Ok(()));
+        assert_eq!(rendezvous.wait(1, Call::AllGather, 1), Ok(()));
         assert_eq!(rendezvous.confirm(1), Ok(()));
         assert_eq!(
             rendezvous.announce(1, Call::AllGather, &[]),
@@ -298,13 +313,11 @@ mod tests {
         let rendezvous = Rendezvous::new(3, Duration::ZERO);
         rendezvous.state().calls_made = vec![1; 3];
         // Worker 0 gives up on worker 1, which is only late.
-        let wait = Wait {
-            stages: 1,
-            only: Some(1),
-        };
-        let gave_up = rendezvous.wait(0, Call::AllGather, wait).unwrap_err();
+        rendezvous.advance(0, 1);
+        rendezvous.advance(2, 1);
+        let gave_up = rendezvous.wait(0, Call::AllGather, 1).unwrap_err();
         rendezvous.advance(1, 1);
-        assert_eq!(rendezvous.wait(2, Call::AllGather, wait), Ok(()));
+        assert_eq!(rendezvous.wait(2, Call::AllGather, 1), Ok(()));
         assert_eq!(rendezvous.confirm(2), Err(peer_gone(0, &gave_up.to_string())));
     }
 
@@ -319,11 +332,12 @@ mod tests {
                 scope.spawn(move || {
                     for stages in 1..=5000 {
                         rendezvous.advance(rank, stages);
-                        let wait = Wait {
-                            stages,
-                            only: Some(1 - rank),
-                        };
-                        assert_eq!(rendezvous.wait(rank, Call::AllGather, wait), Ok(()));
+                        // Both ways to wait, in turn.
+                        if stages % 2 == 0 {
+                            rendezvous.wait_for_all(rank, stages);
+                        } else {
+                            assert_eq!(rendezvous.wait(rank, Call::AllGather, stages), Ok(()));
+                        }
                     }
                 });
             }

@@ -50,7 +50,8 @@ pub trait SyncStrategy: Send {
     }
 
     /// Once in `iteration` (counted from 0): after its last backward pass, before the update. `gradients` are those of
-    /// this worker's own loss, which is normalised by this worker's own batch.
+    /// this worker's own loss, which is normalised by this worker's own batch. Where a net keeps statistics of its
+    /// batches (BatchNorm's), they are given in a second call, to be treated in the same way.
     fn after_backward(
         &mut self,
         iteration: u64,

@@ -103,10 +103,11 @@ fn rounds_after_the_first_allocate_nothing() {
             };
             assert!(
                 counts.iter().all(|&(_, later)| later == 0),
-                "{world} workers over TCP with {compression:?}: {counts:?}"
+                "{world} workers, over TCP with {compression:?}: {counts:?}"
             );
             let first = counts.iter().map(|&(first, _)| first).sum::<u64>();
-            assert_eq!(first > 0, world > 1, "the counter counts: {counts:?}");
+            let has_buffers = compression.is_some() && world > 1;
+            assert_eq!(first > 0, has_buffers, "the counter counts: {counts:?}");
         }
     }
 }

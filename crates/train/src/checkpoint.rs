@@ -10,11 +10,12 @@ use prost::Message;
 use sparknet_engine::{
     Net, Solver,
     snapshot::{arena_from_proto, arena_to_proto},
+    spec::SnapshotFormat,
 };
 use sparknet_proto::{
     binary,
     caffe::{NetParameter, SolverState, WorkerState},
-    read_weights, upgrade,
+    hdf5, read_state, read_weights, upgrade,
 };
 
 use crate::Error;
@@ -22,18 +23,21 @@ use crate::Error;
 /// A snapshot's two files.
 #[derive(Clone, Debug)]
 pub struct SnapshotFiles {
-    /// The `.caffemodel`.
+    /// The `.caffemodel`, or `.caffemodel.h5`.
     pub model: PathBuf,
-    /// The `.solverstate`.
+    /// The `.solverstate`, or `.solverstate.h5`.
     pub state: PathBuf,
 }
 
 impl SnapshotFiles {
     /// The files of iteration `iteration` behind `prefix`, named as Caffe names them.
-    pub fn new(prefix: &Path, iteration: u64) -> Self {
+    pub fn new(prefix: &Path, iteration: u64, format: SnapshotFormat) -> Self {
         let with = |extension: &str| {
             let mut name = prefix.as_os_str().to_owned();
             name.push(format!("_iter_{iteration}.{extension}"));
+            if format == SnapshotFormat::Hdf5 {
+                name.push(".h5");
+            }
             PathBuf::from(name)
         };
         Self {
@@ -94,8 +98,8 @@ pub(crate) fn part(solver: &Solver, rank: usize, positions_batches: Vec<u64>, se
 ///
 /// # Errors
 /// A folder that is missing or cannot be written to, a name that no file can have.
-pub fn check_prefix(prefix: &Path, max_iter: u64) -> Result<(), Error> {
-    let state = SnapshotFiles::new(prefix, max_iter).state;
+pub fn check_prefix(prefix: &Path, max_iter: u64, format: SnapshotFormat) -> Result<(), Error> {
+    let state = SnapshotFiles::new(prefix, max_iter, format).state;
     let folder = match state.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -116,7 +120,7 @@ pub fn check_prefix(prefix: &Path, max_iter: u64) -> Result<(), Error> {
     })
 }
 
-/// Takes a net's weights from a `.caffemodel` by layer name.
+/// Takes a net's weights from a `.caffemodel` or `.caffemodel.h5` by layer name.
 ///
 /// # Errors
 /// A file that cannot be read, blobs of other shapes, no layer that both have.
@@ -128,6 +132,28 @@ pub fn copy_weights(net: &mut Net, path: &Path) -> Result<(), Error> {
         path: path.to_owned(),
         fact: "no layer of the net has a name that occurs in it: check that it is this net's".to_owned(),
     })
+}
+
+/// Writes a net's weights: `params`, and `gradients` where they are wanted, are laid out as the net's arenas.
+///
+/// # Errors
+/// A file that cannot be written; it is then as it was before. Layers' names that HDF5 has no paths for.
+pub fn write_weights(
+    net: &Net,
+    path: &Path,
+    format: SnapshotFormat,
+    params: &[f32],
+    gradients: Option<&[f32]>,
+) -> Result<(), Error> {
+    let mut message = net.to_proto(params, gradients);
+    match format {
+        SnapshotFormat::BinaryProto => binary::write_file(path, &message)?,
+        SnapshotFormat::Hdf5 => {
+            net.keep_owned_values(&mut message);
+            hdf5::write_weights(path, &message)?;
+        }
+    }
+    Ok(())
 }
 
 /// What a worker holds beside the weights that all share. `agrees` is whether its weights are those of all.
@@ -159,9 +185,9 @@ pub fn write(
     run_seed: u64,
     run_sync: &str,
 ) -> Result<(), Error> {
-    let net = solver.net();
+    let (net, format) = (solver.net(), solver.spec().snapshot_format);
     let gradients = solver.spec().snapshot_diff.then(|| net.gradient_arena());
-    binary::write_file(&files.model, &net.to_proto(params, gradients))?;
+    write_weights(net, &files.model, format, params, gradients)?;
     let mut state = solver.state_to_proto(&files.model.display().to_string());
     for worker in &mut workers {
         if worker.history == state.history {
@@ -171,8 +197,27 @@ pub fn write(
     state.worker = workers;
     state.run_seed = Some(run_seed as i64);
     state.run_sync = Some(run_sync.to_owned());
-    binary::write_file(&files.state, &state)?;
+    match format {
+        SnapshotFormat::BinaryProto => binary::write_file(&files.state, &state)?,
+        SnapshotFormat::Hdf5 => hdf5::write_state(&files.state, &state)?,
+    }
     Ok(())
+}
+
+/// The `.solverstate` of a committed round, to lie beside `model`: `state` is worker 0's, `workers` what each holds beside
+/// it, in order of rank, and `run_sync` how they agree, in flags.
+///
+/// # Errors
+/// Bytes that are not what was committed.
+pub fn state_of_commit(model: &Path, state: &[u8], workers: &[Vec<u8>], run_sync: &str) -> Result<Vec<u8>, Error> {
+    let mut state: SolverState = binary::decode(state, "the committed state")?;
+    state.learned_net = Some(model.display().to_string());
+    state.run_sync = Some(run_sync.to_owned());
+    state.worker = workers
+        .iter()
+        .map(|worker| binary::decode(worker, "the committed worker's state"))
+        .collect::<Result<_, _>>()?;
+    Ok(state.encode_to_vec())
 }
 
 /// A snapshot that a run is taken up from.
@@ -185,14 +230,14 @@ pub struct Resume {
 }
 
 impl Resume {
-    /// Reads a `.solverstate` for a run of `workers` workers that agree as the flags `run_sync` say. A state that Caffe
+    /// Reads a `.solverstate` or `.solverstate.h5` for a run of `workers` workers that agree as the flags `run_sync` say. A state that Caffe
     /// wrote knows neither and suits any.
     ///
     /// # Errors
     /// A file that cannot be read, a run of another number of workers, or of workers that agreed in another way: what
     /// they hold would not fit together.
     pub fn read(path: &Path, workers: usize, run_sync: &str) -> Result<Self, Error> {
-        let state: SolverState = binary::read_file(path)?;
+        let state = read_state(path)?;
         let error = |fact: String| Error::Path {
             path: path.to_owned(),
             fact,
@@ -242,6 +287,27 @@ impl Resume {
         })
     }
 
+    /// The same as commits have it: the model of all, worker 0's state, and what each worker holds beside them.
+    ///
+    /// # Errors
+    /// The model cannot be read.
+    pub fn to_commit(&self, workers: usize) -> Result<(Vec<u8>, Vec<u8>, Vec<Vec<u8>>), Error> {
+        let model = match &self.model {
+            Some(model) => model.encode_to_vec(),
+            None => read_weights(&self.model())?.encode_to_vec(),
+        };
+        let mut state = self.state.clone();
+        let mut parts = std::mem::take(&mut state.worker);
+        parts.resize(workers, WorkerState::default());
+        let parts = parts.iter().map(WorkerState::encode_to_vec).collect();
+        Ok((model, state.encode_to_vec(), parts))
+    }
+
+    /// Iterations done.
+    pub fn iteration(&self) -> u64 {
+        u64::try_from(self.state.iter()).unwrap_or(0)
+    }
+
     /// The seed that the run had.
     pub fn run_seed(&self) -> Option<u64> {
         self.state.run_seed.map(|seed| seed as u64)
@@ -261,7 +327,10 @@ impl Resume {
     fn model(&self) -> PathBuf {
         let named = PathBuf::from(self.state.learned_net());
         let in_folder = self.path.with_file_name(named.file_name().unwrap_or_default());
-        let renamed = self.path.with_extension("caffemodel");
+        let renamed = match self.path.extension() {
+            Some(extension) if extension == "h5" => self.path.with_extension("").with_extension("caffemodel.h5"),
+            _ => self.path.with_extension("caffemodel"),
+        };
         let candidates = [&named, &in_folder, &renamed];
         candidates
             .into_iter()

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::evaluation::Evaluation;
 
-/// Something that happened in a run. As JSON, `event` names the kind.
-#[derive(Clone, Debug, Serialize)]
+/// Something that happened in a run. As JSON, `event` names the kind, and a number that is none is null.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
     /// A run begins, or is taken up again.
@@ -30,7 +30,7 @@ pub enum Event {
 }
 
 /// What a run is about to do.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Start {
     /// The net's name.
     pub net: String,
@@ -55,22 +55,25 @@ pub struct Start {
 }
 
 /// The state of training at one iteration.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Iteration {
     /// Iterations done.
     pub iteration: u64,
     /// The mean over workers of each worker's mean of its last `average_loss` losses.
+    #[serde(deserialize_with = "number_or_nan")]
     pub loss: f32,
     /// The learning rate of the last update.
+    #[serde(deserialize_with = "number_or_nan")]
     pub lr: f32,
     /// Records a second, of all workers, since the last such event.
+    #[serde(deserialize_with = "number_or_nan")]
     pub images_per_s: f64,
     /// Seconds since the run began.
     pub elapsed_s: f64,
 }
 
 /// A round: the iterations since all workers last agreed.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RoundEnd {
     /// Iterations done.
     pub iteration: u64,
@@ -85,7 +88,7 @@ pub struct RoundEnd {
 }
 
 /// What a test net said.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Test {
     /// Iterations done.
     pub iteration: u64,
@@ -94,6 +97,7 @@ pub struct Test {
     /// Records that were seen, each once.
     pub records: u64,
     /// The mean over records of each output, by blob name.
+    #[serde(deserialize_with = "numbers_or_nan")]
     pub scores: BTreeMap<String, f64>,
     /// Precision, recall, F1 and confusion, where the net has scores and labels.
     pub evaluation: Option<Evaluation>,
@@ -102,7 +106,7 @@ pub struct Test {
 }
 
 /// The files of a snapshot.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SnapshotWritten {
     /// Iterations done.
     pub iteration: u64,
@@ -113,7 +117,7 @@ pub struct SnapshotWritten {
 }
 
 /// How a run ended.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Finish {
     /// Iterations done.
     pub iteration: u64,
@@ -122,7 +126,25 @@ pub struct Finish {
     /// Seconds since the run began.
     pub elapsed_s: f64,
     /// Records a second, of all workers, over the whole run without tests.
+    #[serde(deserialize_with = "number_or_nan")]
     pub images_per_s: f64,
+}
+
+/// A number of JSON, or NaN for null.
+fn number_or_nan<'de, D: Deserializer<'de>, T: Deserialize<'de> + From<f32>>(from: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(f32::NAN.into()))
+}
+
+/// Numbers of JSON by name, NaN for null.
+///
+/// # Errors
+/// What is there is no map of numbers.
+pub fn numbers_or_nan<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, f64>, D::Error> {
+    let found: BTreeMap<String, Option<f64>> = BTreeMap::deserialize(from)?;
+    Ok(found
+        .into_iter()
+        .map(|(name, number)| (name, number.unwrap_or(f64::NAN)))
+        .collect())
 }
 
 /// Whoever listens to a run.

@@ -8,12 +8,15 @@ use std::{
 };
 
 use sparknet_data::{
-    Backend, Batch, BatchConfig, BatchReader, End, ImageListSource, ImageListSpec, Rows, Shard, Source, WindowSource,
-    WindowSpec,
+    Backend, Batch, BatchConfig, BatchReader, End, Hdf5Source, ImageListSource, ImageListSpec, Rows, Shard, Source,
+    WindowSource, WindowSpec,
 };
 use sparknet_engine::{
     InputShapes, Net, Phase, Shape,
-    spec::{CosDataSpec, DataBackend, DataSpec, ImageDataSpec, LayerKind, LayerSpec, TransformSpec, WindowDataSpec},
+    spec::{
+        CosDataSpec, DataBackend, DataSpec, Hdf5DataSpec, ImageDataSpec, LayerKind, LayerSpec, TransformSpec,
+        WindowDataSpec,
+    },
 };
 
 use crate::{Error, job::resolve};
@@ -208,6 +211,19 @@ impl FeedOpener {
         })
     }
 
+    /// Opens the reader of an HDF5Data layer and returns the shapes of its tops.
+    fn open_hdf5(&mut self, layer: &LayerSpec, data: &Hdf5DataSpec) -> Result<Vec<Shape>, Error> {
+        let list = resolve(&data.source, &self.settings.folder);
+        let source = Hdf5Source::open(&list, &layer.tops, data.shuffle.then_some(self.settings.seed))?;
+        let shapes = source.row_shapes().iter();
+        let shapes = shapes.map(|row| Shape::new([&[data.batch_size], row.as_slice()].concat()));
+        let shapes = shapes.collect();
+        let config = self.config(&list, data.batch_size, BatchConfig::default().prefetch)?;
+        let reader = BatchReader::with_source(config, Box::new(source))?;
+        self.readers.insert(layer.name.clone(), reader);
+        Ok(shapes)
+    }
+
     fn open_image_data(&self, data: &ImageDataSpec) -> Result<BatchReader, Error> {
         let list = resolve(&data.source, &self.settings.folder);
         let config = BatchConfig {
@@ -262,6 +278,7 @@ impl FeedOpener {
         let reader = match &layer.kind {
             LayerKind::Data(data) => self.open_data(data)?,
             LayerKind::ImageData(data) if !has_rows => self.open_image_data(data)?,
+            LayerKind::Hdf5Data(data) if !has_rows => return self.open_hdf5(layer, data),
             LayerKind::WindowData(data) if !has_rows => self.open_window_data(data)?,
             _ => {
                 return Err(Error::Feed {
@@ -391,7 +408,7 @@ impl Feeds {
         let mut filled = None;
         for feed in &mut self.feeds {
             let used = std::mem::take(&mut feed.batch);
-            if !used.data.is_empty() {
+            if used.count > 0 {
                 feed.reader.recycle(used);
             }
             let Some(batch) = feed.reader.next()? else {
@@ -414,8 +431,10 @@ impl Feeds {
                 })
             };
             if feed.columns.is_empty() {
-                let values = [&mut feed.batch.data, &mut feed.batch.labels];
-                let mut tops = values.into_iter().enumerate().take(feed.tops);
+                let Batch {
+                    data, labels, arrays, ..
+                } = &mut feed.batch;
+                let mut tops = arrays.iter_mut().chain([data, labels]).enumerate().take(feed.tops);
                 tops.try_for_each(|(top, values)| swap(top, values))?;
             }
             for (top, column) in feed.columns.iter_mut().enumerate() {

@@ -17,7 +17,8 @@ pub struct Job {
     pub solver: SolverSpec,
     /// The net that is trained.
     pub train: NetSource,
-    /// The nets that are tested, with how many batches each; `None` for all of their data.
+    /// The nets that are tested, with how many batches each; `None` for all of their data. Nets with a `test_iter` of 0
+    /// are not among them.
     pub tests: Vec<(NetSource, Option<u64>)>,
     /// The solver's file.
     pub solver_path: PathBuf,
@@ -102,8 +103,11 @@ impl Job {
             .iter()
             .map(|path| resolve(path, &folder).display().to_string())
             .collect();
-        let train = train_net(message, &folder, stages).map_err(|error| name_file(solver_path, error))?;
-        let tests = test_nets(message, &folder).map_err(|error| name_file(solver_path, error))?;
+        let mut train = train_net(message, &folder, stages).map_err(|error| name_file(solver_path, error))?;
+        let mut tests = test_nets(message, &folder).map_err(|error| name_file(solver_path, error))?;
+        for net in tests.iter_mut().map(|(net, _)| net).chain([&mut train]) {
+            net.spec.debug_info |= message.debug_info();
+        }
         Ok(Self {
             solver,
             train,
@@ -180,7 +184,7 @@ fn train_net(solver: &SolverParameter, folder: &Path, stages: &Stages) -> Result
 }
 
 /// The test nets in Caffe's order: `test_net_param`, `test_net`, then `net_param` or `net` as often as there are
-/// values of `test_iter` left. Without any `test_iter` but with a `test_interval`, each is tested on all of its data.
+/// values of `test_iter` left, without those whose `test_iter` is 0. Without any `test_iter` but with a `test_interval`, each is tested on all of its data.
 fn test_nets(solver: &SolverParameter, folder: &Path) -> Result<Vec<(NetSource, Option<u64>)>, Error> {
     let mut nets = Vec::new();
     for net in &solver.test_net_param {
@@ -232,13 +236,12 @@ fn test_nets(solver: &SolverParameter, folder: &Path) -> Result<Vec<(NetSource, 
             .test_iter
             .get(index)
             .and_then(|batches| u64::try_from(*batches).ok());
-        tests.push((
-            NetSource {
-                spec: NetSpec::from_proto(&net, state)?,
-                folder: net_folder,
-            },
-            batches,
-        ));
+        let spec = NetSpec::from_proto(&net, state)?;
+        // Caffe builds such a net, never runs it, and calls its scores NaN.
+        if batches != Some(0) {
+            let folder = net_folder;
+            tests.push((NetSource { spec, folder }, batches));
+        }
     }
     Ok(tests)
 }

@@ -74,7 +74,8 @@ impl Control {
         self.snapshot.store(true, Ordering::SeqCst);
     }
 
-    pub(crate) fn stop_requested(&self) -> bool {
+    /// Whether the run is to stop.
+    pub fn stop_requested(&self) -> bool {
         self.stop.load(Ordering::SeqCst)
     }
 

@@ -1,7 +1,7 @@
 //! Tests a net on its data: every record once, split over the workers by whole batches, so that any number of workers
 //! finds the same.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sparknet_engine::{
@@ -16,6 +16,7 @@ use crate::{
     evaluation::{ConfusionMatrix, Evaluation, count_predictions},
     feeds::{FeedOpener, FeedSettings},
     job::NetSource,
+    outputs::Outputs,
     rows::WorkerRows,
 };
 
@@ -26,6 +27,7 @@ pub struct Tester {
     is_idle: bool,
     params_from_train: Option<ParamMap>,
     feed: FeedSettings,
+    files: Outputs,
     outputs: Vec<String>,
     predictions: Option<Predictions>,
 }
@@ -56,11 +58,12 @@ struct BatchScores {
 }
 
 /// What a test found.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize)]
 pub struct TestResult {
     /// Records that were seen, each once.
     pub records: u64,
     /// The mean over records of each output, by blob name; `name[i]` where an output has several values.
+    #[serde(deserialize_with = "crate::events::numbers_or_nan")]
     pub scores: BTreeMap<String, f64>,
     /// Precision, recall, F1 and confusion, where the net has scores and labels.
     pub evaluation: Option<Evaluation>,
@@ -108,9 +111,20 @@ impl Tester {
             predictions: source.spec.layers.iter().rev().find_map(predictions_of),
             is_idle: rows.is_some_and(|rows| rows.test.is_none()),
             feed,
+            files: Outputs::default(),
             outputs,
             net,
         })
+    }
+
+    /// Lets the net's HDF5Output layers write their files, once a test; without it they do nothing. `taken` as in
+    /// [`Outputs::open`].
+    ///
+    /// # Errors
+    /// As [`Outputs::open`].
+    pub fn write_outputs(&mut self, taken: &mut Vec<PathBuf>) -> Result<(), Error> {
+        self.files = Outputs::open(&mut self.net, self.feed.world, taken)?;
+        Ok(())
     }
 
     /// The net, to load weights.
@@ -163,6 +177,7 @@ impl Tester {
         let mut opener = FeedOpener::new(self.feed.clone());
         opener.open_for(&self.net)?;
         let mut feeds = opener.finish(&self.net)?;
+        self.files.restart()?;
         let mut part = Part::default();
         let mut seen = 0;
         while let Some((records, index)) = feeds.fill(&mut self.net)? {
@@ -180,6 +195,7 @@ impl Tester {
             seen += records as u64;
             progress(seen);
         }
+        self.files.finish()?;
         part.names = self.score_names();
         Ok(part)
     }

@@ -73,6 +73,7 @@ fn test_part(
     // Nothing in a test is random that ends up in the result: the seed only fills what the weights overwrite.
     let seed = 1;
     let mut tester = Tester::new(&settings.net, settings.max_batches, rank, world, seed, None, None)?;
+    tester.write_outputs(&mut Vec::new())?;
     for message in weights {
         tester.net_mut().copy_weights_from(message)?;
     }
@@ -88,16 +89,14 @@ fn test_part(
 
 /// Caffe tests layers that no file has weights for with what their fillers made, and says nothing.
 pub(crate) fn check_all_trained(net: &Net, weights: &[NetParameter], paths: &[PathBuf]) -> Result<(), Error> {
-    let with_weights: HashSet<&str> = weights
-        .iter()
-        .flat_map(|message| &message.layer)
-        .filter(|layer| !layer.blobs.is_empty())
-        .map(|layer| layer.name())
-        .collect();
     let mut trained: HashSet<usize> = HashSet::new();
     for (index, layer) in net.spec().layers.iter().enumerate() {
-        if with_weights.contains(layer.name.as_str()) {
-            trained.extend(net.layer_params(index).iter().copied());
+        let sources = weights.iter().flat_map(|message| &message.layer);
+        for source in sources.filter(|source| source.name() == layer.name) {
+            let blobs = source.blobs.iter().zip(net.layer_params(index));
+            // HDF5 files leave the values of shared parameters out where another layer owns them.
+            let with_values = blobs.filter(|(blob, _)| !blob.data.is_empty() || !blob.double_data.is_empty());
+            trained.extend(with_values.map(|(_, id)| *id));
         }
     }
     let Some(untrained) = (0..net.params().len()).find(|id| !trained.contains(id)) else {

@@ -10,7 +10,7 @@ use sparknet_engine::{
     InputShapes, Net, NetSpec, Phase, Shape, Solver, SolverSpec,
     net::NoData,
     random,
-    spec::{InputSpec, LayerKind, LayerSpec, TransformSpec},
+    spec::{Hdf5DataSpec, LayerKind, LayerSpec, TransformSpec},
 };
 use sparknet_proto::caffe::SolverParameter;
 
@@ -266,7 +266,7 @@ pub fn with_input_layers(
                 shapes
                     .iter_mut()
                     .try_for_each(|shape| set_batch(shape, batch, &layer.name))?;
-                layer.kind = LayerKind::Input(InputSpec { shapes });
+                *layer = layer.as_input(shapes);
                 continue;
             }
             LayerKind::DummyData(data) => {
@@ -277,14 +277,21 @@ pub fn with_input_layers(
                 layer.kind = LayerKind::DummyData(data);
                 continue;
             }
+            LayerKind::Hdf5Data(data) => {
+                let mut shapes = array_shapes(net, layer, data, input_shape)?;
+                shapes
+                    .iter_mut()
+                    .try_for_each(|shape| set_batch(shape, batch, &layer.name))?;
+                *layer = layer.as_input(shapes);
+                continue;
+            }
             LayerKind::CosData(data) => {
                 let mut shapes: Vec<Shape> = data.tops.iter().map(|top| top.shape.clone()).collect();
                 let whole = data.tops.iter().zip(&mut shapes).filter(|(top, _)| !top.transpose);
                 for (_, shape) in whole {
                     set_batch(shape, batch, &layer.name)?;
                 }
-                layer.kind = LayerKind::Input(InputSpec { shapes });
-                layer.type_name = "Input";
+                *layer = layer.as_input(shapes);
                 continue;
             }
             kind => match kind.batch_size() {
@@ -304,8 +311,7 @@ pub fn with_input_layers(
         shapes
             .iter_mut()
             .try_for_each(|shape| set_batch(shape, batch, &layer.name))?;
-        layer.kind = LayerKind::Input(InputSpec { shapes });
-        layer.type_name = "Input";
+        *layer = layer.as_input(shapes);
     }
     Ok(spec)
 }
@@ -348,28 +354,51 @@ fn record_shape(net: &NetSource, layer: &LayerSpec) -> Result<[usize; 3], Error>
                 let guessed = guessed_shape(transform).or(new_size);
                 return guessed.ok_or_else(|| unknown_shape(layer, source));
             }
-            let mut opener = FeedOpener::new(FeedSettings {
-                folder: net.folder.clone(),
-                phase: net.spec.state.phase,
-                rank: 0,
-                world: 1,
-                seed: SEED,
-                positions_batches: Vec::new(),
-                max_batches: None,
-                rows: None,
-                fed_by_program: false,
-                repeat: false,
-            });
-            let shapes = opener.top_shapes(layer).map_err(|cause| Error::Feed {
-                layer: layer.name.clone(),
-                fact: cause.to_string(),
-            })?;
+            let shapes = shapes_of_data(net, layer)?;
             match shapes[0].dims() {
                 [_, channels, height, width] => Ok([*channels, *height, *width]),
                 _ => Err(unknown_shape(layer, source)),
             }
         }
     }
+}
+
+/// The shapes of an HDF5Data layer's tops: from its files if they are there, else records and labels.
+fn array_shapes(
+    net: &NetSource,
+    layer: &LayerSpec,
+    data: &Hdf5DataSpec,
+    input_shape: Option<[usize; 3]>,
+) -> Result<Vec<Shape>, Error> {
+    match input_shape {
+        _ if resolve(&data.source, &net.folder).exists() => shapes_of_data(net, layer),
+        Some([channels, height, width]) => {
+            let mut shapes = vec![Shape::from([data.batch_size]); layer.tops.len()];
+            shapes[0] = Shape::from([data.batch_size, channels, height, width]);
+            Ok(shapes)
+        }
+        None => Err(unknown_shape(layer, &data.source)),
+    }
+}
+
+/// The shapes that a data layer's data give its tops.
+fn shapes_of_data(net: &NetSource, layer: &LayerSpec) -> Result<Vec<Shape>, Error> {
+    let mut opener = FeedOpener::new(FeedSettings {
+        folder: net.folder.clone(),
+        phase: net.spec.state.phase,
+        rank: 0,
+        world: 1,
+        seed: SEED,
+        positions_batches: Vec::new(),
+        max_batches: None,
+        rows: None,
+        fed_by_program: false,
+        repeat: false,
+    });
+    opener.top_shapes(layer).map_err(|cause| Error::Feed {
+        layer: layer.name.clone(),
+        fact: cause.to_string(),
+    })
 }
 
 fn unknown_shape(layer: &LayerSpec, source: &str) -> Error {

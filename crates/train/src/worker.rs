@@ -6,6 +6,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::Range,
     path::PathBuf,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -22,6 +23,7 @@ use crate::{
     events::{Event, Finish, Iteration, RoundEnd, Sink, SnapshotWritten, Start, Test},
     feeds::{FeedOpener, FeedSettings, Feeds},
     job::Job,
+    outputs::Outputs,
     rows::WorkerRows,
     signals::Control,
     tester::{TestResult, Tester},
@@ -99,6 +101,8 @@ pub struct Worker<'a> {
     seed: u64,
     solver: Solver,
     feeds: Feeds,
+    /// What the train net's HDF5Output layers write.
+    files: Outputs,
     testers: Vec<Tester>,
     strategy: Box<dyn SyncStrategy>,
     transport: Box<dyn Transport>,
@@ -106,6 +110,9 @@ pub struct Worker<'a> {
     prefix: PathBuf,
     /// The average of all weights, for tests and snapshots between two rounds.
     average: Vec<f32>,
+    /// BatchNorm's statistics while workers agree on them, and where they lie among the weights.
+    statistics: Vec<f32>,
+    statistics_ranges: Vec<Range<usize>>,
     seconds: Seconds,
     rounds: u64,
     /// The iteration that this run began with, once it has begun.
@@ -119,6 +126,8 @@ pub struct Worker<'a> {
     committer: Option<Box<dyn Committer>>,
     /// The iteration of the last commit, and when it was.
     last_commit: (u64, Instant),
+    /// Lines of nets with `debug_info` that nobody has been told yet.
+    debug_lines: Arc<Mutex<Vec<String>>>,
 }
 
 impl<'a> Worker<'a> {
@@ -154,17 +163,32 @@ impl<'a> Worker<'a> {
                 }
             }
         }
-        let testers = job
+        let mut taken = Vec::new();
+        let files = Outputs::open(solver.net_mut(), world, &mut taken)?;
+        let mut testers = job
             .tests
             .iter()
             .map(|(net, batches)| Tester::new(net, *batches, rank, world, *seed, Some(solver.net()), rows))
             .collect::<Result<Vec<_>, Error>>()?;
+        let debug_lines: Arc<Mutex<Vec<String>>> = Arc::default();
+        if sink.is_some() {
+            let nets = testers.iter_mut().map(Tester::net_mut).chain([solver.net_mut()]);
+            nets.for_each(|net| {
+                let lines = debug_lines.clone();
+                net.listen_to_debug_info(Box::new(move |line| lock(&lines).push(line)));
+            });
+        }
+        testers
+            .iter_mut()
+            .try_for_each(|tester| tester.write_outputs(&mut taken))?;
         let prefix = job.snapshot_prefix();
         if rank == 0 && (job.solver.snapshot > 0 || job.solver.snapshot_after_train) {
-            checkpoint::check_prefix(&prefix, job.solver.max_iter)?;
+            checkpoint::check_prefix(&prefix, job.solver.max_iter, job.solver.snapshot_format)?;
         }
         Ok(Self {
             average: Vec::new(),
+            statistics: Vec::new(),
+            statistics_ranges: solver.net().statistics().collect(),
             seconds: Seconds::default(),
             rounds: 0,
             first: None,
@@ -174,10 +198,12 @@ impl<'a> Worker<'a> {
             last_snapshot: None,
             committer: None,
             last_commit: (solver.iteration(), Instant::now()),
+            debug_lines,
             seed: *seed,
             settings: settings.clone(),
             solver,
             feeds,
+            files,
             testers,
             strategy,
             transport,
@@ -361,6 +387,7 @@ impl<'a> Worker<'a> {
         let (_, gradients, _) = self.solver.arenas_mut();
         self.strategy
             .after_backward(iteration, gradients, self.transport.as_mut())?;
+        self.agree_on_statistics(iteration)?;
         let gradients_agreed = Instant::now();
         let lr = self.solver.apply_update();
         let updated = Instant::now();
@@ -377,10 +404,33 @@ impl<'a> Worker<'a> {
         self.seconds.compute += (computed - started).as_secs_f64() - data_seconds;
         self.seconds.compute += (updated - gradients_agreed).as_secs_f64();
         self.seconds.sync += (gradients_agreed - computed).as_secs_f64() + updated.elapsed().as_secs_f64();
+        self.tell_debug_lines();
         if let Some(sink) = &mut self.sink {
             sink.progress(iteration + 1, loss);
         }
         Ok((lr, round))
+    }
+
+    /// Where gradients are averaged, so are BatchNorm's statistics, to which each worker has just added those of its own
+    /// batch: weights that the strategy calls equal then are, and a test does not depend on who runs it.
+    fn agree_on_statistics(&mut self, iteration: u64) -> Result<(), Error> {
+        if self.statistics_ranges.is_empty() {
+            return Ok(());
+        }
+        let (params, _, _) = self.solver.arenas_mut();
+        self.statistics.clear();
+        for range in &self.statistics_ranges {
+            self.statistics.extend_from_slice(&params[range.clone()]);
+        }
+        self.strategy
+            .after_backward(iteration, &mut self.statistics, self.transport.as_mut())?;
+        let mut agreed = &self.statistics[..];
+        for range in &self.statistics_ranges {
+            let (values, rest) = agreed.split_at(range.len());
+            params[range.clone()].copy_from_slice(values);
+            agreed = rest;
+        }
+        Ok(())
     }
 
     fn exchange_statuses(&mut self) -> Result<Vec<Status>, Error> {
@@ -483,6 +533,7 @@ impl<'a> Worker<'a> {
         for index in 0..self.testers.len() {
             let test_started = Instant::now();
             let result = self.testers[index].run(Some(&self.average), self.transport.as_mut(), &mut |_| ())?;
+            self.tell_debug_lines();
             self.tell(Event::Test(Test {
                 iteration: self.solver.iteration(),
                 net: index,
@@ -518,7 +569,7 @@ impl<'a> Worker<'a> {
         let state = checkpoint::worker_state(&self.solver, self.feeds.positions_batches(), agrees);
         lock(&self.settings.states).insert(rank, state);
         self.transport.all_gather(&[])?;
-        let files = SnapshotFiles::new(&self.prefix, iteration);
+        let files = SnapshotFiles::new(&self.prefix, iteration, self.solver.spec().snapshot_format);
         let mut written = Ok(());
         if rank == 0 {
             let states = std::mem::take(&mut *lock(&self.settings.states))
@@ -570,6 +621,7 @@ impl<'a> Worker<'a> {
         let iteration = self.solver.iteration();
         let first = self.first.unwrap_or(iteration);
         let training_seconds = self.started.elapsed().as_secs_f64() - self.paused_seconds;
+        self.files.finish()?;
         let tests = if stopped { Vec::new() } else { self.test(true)? };
         self.tell(Event::Finish(Finish {
             iteration,
@@ -601,6 +653,13 @@ impl<'a> Worker<'a> {
             max_iter: self.solver.spec().max_iter,
         };
         self.tell(Event::Start(start));
+    }
+
+    fn tell_debug_lines(&mut self) {
+        let lines = std::mem::take(&mut *lock(&self.debug_lines));
+        for message in lines {
+            self.tell(Event::Message { message });
+        }
     }
 
     fn tell(&mut self, event: Event) {

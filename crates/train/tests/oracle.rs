@@ -125,3 +125,33 @@ fn every_record_is_tested_once_however_many_workers() {
         }
     }
 }
+
+#[test]
+fn statistics_are_those_of_all_workers_batches() {
+    const FIXED: &str = r#"base_lr: 0 lr_policy: "fixed" max_iter: 5 random_seed: 3 snapshot_after_train: false"#;
+    /// ip1's weights end here; 16 means, 16 variances and their divisor follow.
+    const START: usize = 4 * 25 + 4 + 16 * 144 + 16;
+    let statistics = |batch, workers, sync| {
+        let folder = Folder::new(batch, PLAIN_NET, false, FIXED);
+        let path = folder.0.path().join("net.prototxt");
+        let net = std::fs::read_to_string(&path).unwrap();
+        let relu = r#"layer { name: "relu""#;
+        let batch_norm = r#"layer { name: "bn" type: "BatchNorm" bottom: "ip1" top: "ip1" }"#;
+        std::fs::write(&path, net.replace(relu, &format!("{batch_norm} {relu}"))).unwrap();
+        let params = record(folder.settings(workers, sync)).unwrap().0.params;
+        params[START..START + 33].to_vec()
+    };
+    let one = statistics(40, 1, Sync::AllReduce);
+    assert!((one[32] - 4.990_01).abs() < 1e-4, "not five batches: {one:?}");
+    for sync in [Sync::AllReduce, AVERAGE_1] {
+        let four = statistics(10, 4, sync);
+        // The mean of the batches' means is that of their records; their variances lack the distance of the means.
+        let largest = one[..16].iter().fold(0.0f32, |largest, mean| largest.max(mean.abs()));
+        assert!(
+            max_distance(&one[..16], &four[..16]) < 1e-5 * largest,
+            "{one:?} and {four:?}"
+        );
+        assert_eq!(one[32], four[32]);
+        assert!(max_distance(&one[16..32], &four[16..32]) > 0.0);
+    }
+}

@@ -2,7 +2,10 @@
 
 mod setup;
 
-use std::fs;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use setup::{Folder, RANDOM_NET, bits, record};
 use sparknet_sync::HistoryPolicy;
@@ -15,6 +18,12 @@ const SOLVER: &str = r#"base_lr: 0.05 lr_policy: "multistep" gamma: 0.5 stepvalu
 /// A rule that remembers two values of each parameter and counts its updates.
 const ADAM: &str = r#"type: "Adam" base_lr: 0.01 lr_policy: "cosine" warmup_iter: 4 momentum: 0.9 momentum2: 0.99
     weight_decay: 0.001 average_loss: 4 display: 2 max_iter: 18 snapshot: 3 test_interval: 5 test_iter: 3"#;
+const HDF5: &str = "snapshot_format: HDF5 snapshot_diff: true";
+
+/// The name that a file has in the other format.
+fn in_hdf5(path: &Path) -> PathBuf {
+    PathBuf::from(format!("{}.h5", path.display()))
+}
 
 fn average(tau: u64, history: HistoryPolicy) -> Sync {
     Sync::Average { tau, history }
@@ -23,13 +32,14 @@ fn average(tau: u64, history: HistoryPolicy) -> Sync {
 #[test]
 fn taken_up_again_equals_never_stopped() {
     for workers in [1, 3] {
-        for sync in [
-            Sync::AllReduce,
-            average(4, HistoryPolicy::Keep),
-            average(6, HistoryPolicy::Average),
-            average(4, HistoryPolicy::Reset),
+        for (sync, format) in [
+            (Sync::AllReduce, ""),
+            (average(4, HistoryPolicy::Keep), ""),
+            (average(6, HistoryPolicy::Average), ""),
+            (average(4, HistoryPolicy::Reset), ""),
+            (average(4, HistoryPolicy::Keep), HDF5),
         ] {
-            assert_resumes(SOLVER, workers, sync);
+            assert_resumes(&format!("{SOLVER} {format}"), workers, sync);
         }
     }
 }
@@ -52,7 +62,11 @@ fn assert_resumes(solver: &str, workers: usize, sync: Sync) {
         // As after a crash: no file is newer than the snapshot.
         let settings = folder.settings(workers, sync);
         let (rest, recorder) = record(sparknet_train::run::RunSettings {
-            snapshot: Some(folder.state(iteration)),
+            snapshot: Some(if solver.contains(HDF5) {
+                in_hdf5(&folder.state(iteration))
+            } else {
+                folder.state(iteration)
+            }),
             ..settings
         })
         .unwrap();
@@ -104,33 +118,41 @@ fn a_snapshot_of_workers_that_agreed_in_another_way_is_refused() {
 
 #[test]
 fn a_renamed_snapshot_is_found() {
-    let folder = Folder::new(7, RANDOM_NET, false, SOLVER);
-    record(folder.settings(1, Sync::AllReduce)).unwrap();
-    let renamed = folder.0.path().join("mine.solverstate");
-    fs::rename(folder.state(3), &renamed).unwrap();
-    fs::rename(
-        folder.state(3).with_extension("caffemodel"),
-        renamed.with_extension("caffemodel"),
-    )
-    .unwrap();
-    let mut settings = folder.settings(1, Sync::AllReduce);
-    settings.snapshot = Some(renamed);
-    record(settings).unwrap();
+    for format in ["", HDF5] {
+        let name = |path: PathBuf| if format == HDF5 { in_hdf5(&path) } else { path };
+        let folder = Folder::new(7, RANDOM_NET, false, &format!("{SOLVER} {format}"));
+        record(folder.settings(1, Sync::AllReduce)).unwrap();
+        let renamed = folder.0.path().join("mine.solverstate");
+        fs::rename(name(folder.state(3)), name(renamed.clone())).unwrap();
+        fs::rename(
+            name(folder.state(3).with_extension("caffemodel")),
+            name(renamed.with_extension("caffemodel")),
+        )
+        .unwrap();
+        let mut settings = folder.settings(1, Sync::AllReduce);
+        settings.snapshot = Some(name(renamed));
+        record(settings).unwrap();
+    }
 }
 
 #[test]
 fn a_damaged_state_is_refused_and_nothing_is_written() {
-    let folder = Folder::new(7, RANDOM_NET, false, SOLVER);
-    record(folder.settings(1, Sync::AllReduce)).unwrap();
-    let state = folder.state(6);
-    let bytes = fs::read(&state).unwrap();
-    let files_before = fs::read_dir(folder.0.path()).unwrap().count();
-    for length in [0, 1, bytes.len() / 2, bytes.len() - 1] {
-        fs::write(&state, &bytes[..length]).unwrap();
-        let mut settings = folder.settings(1, Sync::AllReduce);
-        settings.snapshot = Some(state.clone());
-        let error = record(settings).unwrap_err().to_string();
-        assert!(error.contains("run_iter_6.solverstate"), "{length} bytes: {error}");
+    for format in ["", HDF5] {
+        let folder = Folder::new(7, RANDOM_NET, false, &format!("{SOLVER} {format}"));
+        record(folder.settings(1, Sync::AllReduce)).unwrap();
+        let mut state = folder.state(6);
+        if format == HDF5 {
+            state = in_hdf5(&state);
+        }
+        let bytes = fs::read(&state).unwrap();
+        let files_before = fs::read_dir(folder.0.path()).unwrap().count();
+        for length in [0, 1, bytes.len() / 2, bytes.len() - 1] {
+            fs::write(&state, &bytes[..length]).unwrap();
+            let mut settings = folder.settings(1, Sync::AllReduce);
+            settings.snapshot = Some(state.clone());
+            let error = record(settings).unwrap_err().to_string();
+            assert!(error.contains("run_iter_6.solverstate"), "{length} bytes: {error}");
+        }
+        assert_eq!(fs::read_dir(folder.0.path()).unwrap().count(), files_before);
     }
-    assert_eq!(fs::read_dir(folder.0.path()).unwrap().count(), files_before);
 }

@@ -72,13 +72,13 @@ def features(frame: DataFrame, name: str) -> Column:
     if type(kind).__name__ == "VectorUDT":
         from pyspark.ml.functions import vector_to_array
 
-        return vector_to_array(F.col(_quoted(name)), dtype="float32").alias(FEATURES)
+        return vector_to_array(F.col(quoted(name)), dtype="float32").alias(FEATURES)
     if isinstance(kind, T.ArrayType) and isinstance(kind.elementType, T.NumericType):
-        return F.col(_quoted(name)).cast("array<float>").alias(FEATURES)
+        return F.col(quoted(name)).cast("array<float>").alias(FEATURES)
     if isinstance(kind, T.BinaryType):
-        return F.col(_quoted(name)).alias(FEATURES)
+        return F.col(quoted(name)).alias(FEATURES)
     if isinstance(kind, T.StructType) and set(kind.names) >= _IMAGE_FIELDS:
-        return F.col(_quoted(name)).alias(FEATURES)
+        return F.col(quoted(name)).alias(FEATURES)
     raise ColumnError(
         f"column {name} is {kind.simpleString()}: features are an array of numbers, a vector, binary (raw bytes, "
         "JPEG or PNG), or an image as Spark's image source reads it"
@@ -92,7 +92,7 @@ def label(frame: DataFrame, name: str) -> Column:
         raise ColumnError(
             f"column {name} is {kind.simpleString()}: a label is a number; index strings with StringIndexer"
         )
-    column = F.col(_quoted(name))
+    column = F.col(quoted(name))
     return (column.cast("int") if isinstance(kind, T.BooleanType) else column).cast("float").alias(LABEL)
 
 
@@ -101,7 +101,7 @@ def validation(frame: DataFrame, name: str) -> Column:
     kind = _type_of(frame, name)
     if not isinstance(kind, T.BooleanType):
         raise ColumnError(f"column {name} is {kind.simpleString()}: validationIndicatorCol is a column of booleans")
-    return F.col(_quoted(name)).alias(VALIDATION)
+    return F.col(quoted(name)).alias(VALIDATION)
 
 
 def _type_of(frame: DataFrame, name: str) -> T.DataType:
@@ -110,7 +110,8 @@ def _type_of(frame: DataFrame, name: str) -> T.DataType:
     return frame.schema[name].dataType
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """A column's name as Spark's functions take it, whatever is in it."""
     return "`" + name.replace("`", "``") + "`"
 
 

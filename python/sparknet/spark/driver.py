@@ -10,10 +10,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 
+from sparknet.spark import connect
+from sparknet.spark.job_page import JobPage
 from sparknet.spark.link import Link, LinkError
 
 #: How long workers may come one after the other: Spark starts those of a barrier stage together.
@@ -28,6 +31,15 @@ MAX_GUESTS = 64
 
 class TrainingError(RuntimeError):
     """Training that has failed for good; the sentence says why, and what to do."""
+
+
+class TrainingStoppedError(RuntimeError):
+    """Training that was asked to stop."""
+
+    def __init__(self, committed: Committed | None) -> None:
+        super().__init__("training was stopped")
+        #: What all workers held last; None before the first round was committed.
+        self.committed = committed
 
 
 @dataclass
@@ -75,6 +87,8 @@ class Driver:
     ) -> None:
         self.world = world
         self.token = secrets.token_hex(32)
+        #: Spark's tags of this driver's jobs begin so; no part of the token.
+        self.tag = f"sparknet-{secrets.token_hex(8)}"
         self.committed: Committed | None = None
         self._weights = weights
         self._heartbeat_timeout_s = heartbeat_timeout_s
@@ -82,6 +96,9 @@ class Driver:
         self._lock = threading.Lock()
         self._attempt = _Attempt(number=-1, begun_at=time.monotonic())
         self._interrupt: Callable[[], None] | None = None
+        self.is_stopped = False
+        #: Gets every round that is committed; its workers wait meanwhile.
+        self.on_commit: Callable[[Committed], None] | None = None
         self._closed = threading.Event()
         self._guests = threading.Semaphore(MAX_GUESTS)
         self._links: set[Link] = set()
@@ -109,6 +126,14 @@ class Driver:
         with self._lock:
             self._attempt = _Attempt(number=number, begun_at=time.monotonic())
             self._interrupt = interrupt
+
+    def stop(self) -> None:
+        """Ends the run early; what was committed stays. From any thread."""
+        with self._lock:
+            self.is_stopped = True
+            interrupt = self._interrupt
+        if interrupt:
+            interrupt()
 
     def failure(self) -> tuple[str | None, str | None]:
         """Why the attempt failed, as seen from here: (what no restart would help with, anything else)."""
@@ -192,8 +217,12 @@ class Driver:
                     else:
                         attempt.failures.append(reason)
                 elif kind == "commit":
+                    before = self.committed
                     self._take_part(attempt, rank, int(message["iteration"]), bool(message["finished"]), payloads)
+                    committed = self.committed
             if kind == "commit":
+                if self.on_commit and committed and committed is not before:
+                    self.on_commit(committed)
                 link.send({"type": "taken"})
             if kind == "event":
                 self._on_event(str(message["line"]))
@@ -236,7 +265,9 @@ class Driver:
                     for peer in attempt.peers.values():
                         peer.heard_at = now
                 reason = self._overdue(attempt, now)
-                if reason is None or attempt.is_interrupted or interrupt is None:
+                # A stop may have come just before the stage that it was to end.
+                is_due = self.is_stopped or (reason is not None and not attempt.is_interrupted)
+                if not is_due or interrupt is None:
                     continue
                 attempt.is_interrupted = True
                 if reason:
@@ -270,7 +301,8 @@ def hosts(spark: SparkSession, given: str | None) -> list[str]:
     """Under which names workers may find this process, likeliest first."""
     if given:
         return [given]
-    found = [spark.conf.get("spark.driver.host", None)]
+    # Spark Connect's spark.driver.host is its server, but workers look for the client.
+    found = [connect.address(spark) if connect.is_connect(spark) else spark.conf.get("spark.driver.host", None)]
     with contextlib.suppress(OSError):  # Not every machine knows its own name.
         found.append(socket.gethostbyname(socket.gethostname()))
     found.append("127.0.0.1")
@@ -283,17 +315,19 @@ def check_cluster(spark: SparkSession, workers: int) -> None:
         raise TrainingError(
             "spark.dynamicAllocation.enabled is true, but all workers have to run at once: set it to false for training"
         )
-    try:
+    if connect.is_connect(spark):
+        slots_now: Callable[[], int | None] = partial(connect.slots, spark)
+        is_local = (spark.conf.get("spark.master", None) or "").startswith("local[")
+    else:
         context = spark.sparkContext._jsc.sc()
-        profile = context.resourceProfileManager().defaultResourceProfile()
-    except Exception:
-        return  # Spark Connect does not tell a client how many slots there are.
+        slots_now = partial(context.maxNumConcurrentTasks, context.resourceProfileManager().defaultResourceProfile())
+        is_local = context.isLocal()
     give_up_at = time.monotonic() + 30.0
-    slots = context.maxNumConcurrentTasks(profile)
-    while slots < workers and time.monotonic() < give_up_at and not context.isLocal():
+    slots = slots_now()
+    while slots is not None and slots < workers and time.monotonic() < give_up_at and not is_local:
         time.sleep(0.5)  # Executors may still be starting.
-        slots = context.maxNumConcurrentTasks(profile)
-    if slots < workers:
+        slots = slots_now()
+    if slots is not None and slots < workers:
         raise TrainingError(
             f"{workers} workers have to run at once, but Spark has slots for {slots}: give it more cores or "
             "executors, or lower numWorkers"
@@ -307,23 +341,28 @@ def run(
     worker: Callable[[int], Callable[..., Any]],
     schema: str,
     on_message: Callable[[str], None],
+    page: JobPage,
+    title: str,
 ) -> tuple[list[Any], int]:
     """Runs the workers until they have finished, again from the last committed round where they fail.
 
     `worker` gives the function of an attempt. Returns the rows that the workers gave, and how often they
-    were restarted.
+    were restarted. `title` is what Spark's UI says on `page` before there is a first loss.
     """
     spark = frame.sparkSession
     for attempt in range(max_restarts + 1):
-        tag = f"sparknet-{driver.token[:16]}-{attempt}"
+        tag = f"{driver.tag}-{attempt}"
         driver.begin(attempt, lambda tag=tag: spark.interruptTag(tag))
         spark.addTag(tag)
         try:
-            rows = frame.mapInArrow(worker(attempt), schema, barrier=True).collect()
+            if driver.is_stopped:
+                raise TrainingStoppedError(driver.committed)
+            with page.described(title):
+                rows = frame.mapInArrow(worker(attempt), schema, barrier=True).collect()
             if driver.committed is None or not driver.committed.is_finished:
                 raise TrainingError("the workers ended without handing over the model: please report this as a bug")
             return rows, attempt
-        except TrainingError:
+        except (TrainingError, TrainingStoppedError):
             raise
         except KeyboardInterrupt:
             spark.interruptTag(tag)
@@ -331,6 +370,8 @@ def run(
         except Exception as error:
             if driver.committed and driver.committed.is_finished:
                 return [], attempt  # A worker was lost when its work was done.
+            if driver.is_stopped:
+                raise TrainingStoppedError(driver.committed) from error
             fatal, reason = driver.failure()
             said = _said(error)
             if fatal or (said and not reason):

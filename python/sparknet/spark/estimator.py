@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+import json
 import secrets
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from pyspark import keyword_only
 from pyspark.ml import Estimator
-from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
+from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable, DefaultParamsWriter
 from pyspark.sql import DataFrame
 
 from sparknet import _native
-from sparknet.spark import data, worker
-from sparknet.spark.driver import Driver, TrainingError, check_cluster, hosts, run
+from sparknet.spark import connect, data, files, worker
+from sparknet.spark.driver import Committed, Driver, TrainingError, check_cluster, hosts, run
+from sparknet.spark.job_page import JobPage
 from sparknet.spark.model import NetModel, TrainingSummary
 from sparknet.spark.params import TrainParams
 from sparknet.spark.progress import Progress
@@ -34,7 +37,14 @@ class NetEstimator(Estimator, TrainParams, DefaultParamsReadable, DefaultParamsW
     def __init__(self, **_: Any) -> None:
         """Takes every parameter by its name; see `explainParams()`."""
         super().__init__()
+        #: Who gets every event of a run, a line of JSON, beside the summary; and who gets the run's driver.
+        self._on_event: Callable[[str], None] | None = None
+        self._on_driver: Callable[[Driver], None] | None = None
         self._set(**self._input_kwargs)
+
+    def write(self) -> connect.Writer:
+        """What saves the estimator: `estimator.write().overwrite().save(path)`."""
+        return _Writer(self)
 
     @keyword_only
     def setParams(self, **_: Any) -> NetEstimator:
@@ -47,12 +57,23 @@ class NetEstimator(Estimator, TrainParams, DefaultParamsReadable, DefaultParamsW
         self._check()
         job = self._packed()
         frame = self._prepared(dataset, job)
-        weights = _read(self.getOrDefault(self.weights)) if self.getOrDefault(self.weights) else None
+        weights = files.read(self.getOrDefault(self.weights)) if self.getOrDefault(self.weights) else None
         check_cluster(spark, workers)
-        progress = Progress(self.getOrDefault(self.verbose))
         seed = self.getOrDefault(self.seed) if self.isDefined(self.seed) else job.seed
+        begin, begin_seed = self._snapshot()
+        seed = begin_seed if seed is None else seed
         seed = secrets.randbelow(1_000_000_007) if seed is None else seed
-        with Driver(workers, weights, self.getOrDefault(self.heartbeatTimeout), progress.event) as driver:
+        page = JobPage(spark)
+        progress = Progress(self.getOrDefault(self.verbose), page.tell)
+        on_event, on_message = self._heard_by(progress)
+        with (
+            contextlib.closing(progress),
+            Driver(workers, weights, self.getOrDefault(self.heartbeatTimeout), on_event) as driver,
+        ):
+            page.tag = driver.tag
+            driver.committed = begin
+            if self._on_driver:
+                self._on_driver(driver)
             given = self.getOrDefault(self.driverHost)
             settings = partial(
                 worker.WorkerSettings,
@@ -61,7 +82,7 @@ class NetEstimator(Estimator, TrainParams, DefaultParamsReadable, DefaultParamsW
                 driver_port=driver.port,
                 token=driver.token,
                 solver=job.solver(),
-                files={name: _read(path) for name, path in job.files},
+                files={name: files.read(path) for name, path in job.files},
                 rules=self.rules(job, self.getOrDefault(self.memoryPerWorkerMb) << 20),
                 batch_size=job.batch_size,
                 has_test_rows=self.getOrDefault(self.validationIndicatorCol) is not None,
@@ -80,9 +101,10 @@ class NetEstimator(Estimator, TrainParams, DefaultParamsReadable, DefaultParamsW
                 self.getOrDefault(self.maxRestarts),
                 lambda attempt: partial(worker.train_partition, settings=settings(attempt=attempt)),
                 worker.SCHEMA,
-                progress.message,
+                on_message,
+                page,
+                f"{job.net_name or 'a net'}, {workers} workers: taking rows in",
             )
-            progress.close()
             committed = driver.committed
         if committed is None:
             raise TrainingError("the workers handed over no model: please report this as a bug")
@@ -90,6 +112,42 @@ class NetEstimator(Estimator, TrainParams, DefaultParamsReadable, DefaultParamsW
         self._copyValues(model)
         model._set_summary(TrainingSummary(progress.events, committed.iteration, restarts, rows))
         return model._resetUid(self.uid.replace("NetEstimator", "NetModel"))
+
+    def _heard_by(self, progress: Progress) -> tuple[Callable[[str], None], Callable[[str], None]]:
+        """What takes events and messages: the progress, and whoever listens beside it."""
+        listener = self._on_event
+        if listener is None:
+            return progress.event, progress.message
+
+        def on_event(line: str) -> None:
+            progress.event(line)
+            listener(line)
+
+        def on_message(message: str) -> None:
+            progress.message(message)
+            listener(json.dumps({"event": "message", "message": message}))
+
+        return on_event, on_message
+
+    def _sync(self) -> dict[str, Any]:
+        """How workers agree, as `_native` takes it."""
+        return {name: self.getOrDefault(name) for name in ("sync", "tau", "history")}
+
+    def _snapshot(self) -> tuple[Committed | None, int | None]:
+        """What a run goes on from, as if it had been committed, and the seed that it had."""
+        path, workers = self.getOrDefault(self.snapshot), self.getOrDefault(self.numWorkers)
+        if path is None:
+            return None, None
+        if self.getOrDefault(self.weights) is not None:
+            raise ValueError("weights and snapshot are both given: a snapshot has weights, so leave weights out")
+        found = _native.read_snapshot(path, workers=workers, **self._sync())
+        iteration, seed, model, state, parts = found
+        return Committed(iteration, is_finished=False, model=model, state=state, workers=parts), seed
+
+    def _state_of(self, committed: Committed, model_path: str) -> bytes:
+        """The .solverstate of what was committed, to lie beside the model's file."""
+        parts = {"model": model_path, "state": committed.state, "workers": committed.workers}
+        return bytes(_native.solverstate(**parts, **self._sync()))
 
     def _check(self) -> None:
         at_least_one = ("numWorkers", "tau")
@@ -110,8 +168,8 @@ class NetEstimator(Estimator, TrainParams, DefaultParamsReadable, DefaultParamsW
     def _packed(self) -> Any:
         net = self.getOrDefault(self.net)
         return _native.PackedJob(
-            _text(self.getOrDefault(self.solver), "solver"),
-            None if net is None else _text(net, "net"),
+            files.text(self.getOrDefault(self.solver), "solver"),
+            None if net is None else files.text(net, "net"),
             self.overrides(),
             self.getOrDefault(self.validationIndicatorCol) is not None,
         )
@@ -129,22 +187,5 @@ class NetEstimator(Estimator, TrainParams, DefaultParamsReadable, DefaultParamsW
         )
 
 
-def _text(given: str, what: str) -> tuple[str, str, str]:
-    """A prototxt's text, its name for messages, and the folder that its paths begin in."""
-    if "\n" in given or "{" in given or ":" in given and not os.path.exists(given):
-        return given, f"the {what}", ""
-    try:
-        with open(given, encoding="utf-8") as file:
-            return file.read(), given, os.path.dirname(given)
-    except OSError as error:
-        raise ValueError(
-            f"{what} {given} cannot be read ({error.strerror}): name a file on the driver, or give its text"
-        ) from error
-
-
-def _read(path: str | os.PathLike[str]) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}): name a file on the driver") from error
+class _Writer(connect.Writer, DefaultParamsWriter):
+    """Parameters alone."""

@@ -15,14 +15,17 @@ import numpy as np
 import pyarrow as pa
 from pyspark.ml import Model
 from pyspark.ml.functions import array_to_vector
-from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReadable, MLReader, MLWritable, MLWriter
-from pyspark.sql import DataFrame
+from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReadable, MLReader, MLWritable
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from sparknet import _native
-from sparknet.spark import data
+from sparknet.spark import connect, data, files
 from sparknet.spark.params import NetParams
+
+#: Bytes of a part of a saved model: rows that no limit of Spark's on messages or on Parquet's pages minds.
+PART_BYTES = 4 << 20
 
 
 class TrainingSummary:
@@ -79,7 +82,7 @@ class NetSettings:
     """What a task needs to run the net."""
 
     net: bytes
-    weights: bytes
+    weights: connect.Content
     files: dict[str, bytes]
     rules: data.Rules
     threads: int
@@ -122,6 +125,13 @@ class NetModel(Model, NetParams, MLReadable, MLWritable):
                 model._parts[f"file:{name}"] = file.read()
         return model
 
+    @classmethod
+    def fromCaffe(cls, net: str, weights: str, **params: Any) -> NetModel:
+        """A net that was trained elsewhere: a .prototxt file on the driver, or its text, and a .caffemodel."""
+        only_tested = 'max_iter: 1 base_lr: 0 lr_policy: "fixed" train_state { phase: TEST }'
+        job = _native.PackedJob((only_tested, "the solver", ""), files.text(net, "net"), "", False)
+        return cls._of(job, files.read(weights), seed=0)._set(**params)
+
     @property
     def summary(self) -> TrainingSummary:
         """How the model was trained; only where it was."""
@@ -141,14 +151,14 @@ class NetModel(Model, NetParams, MLReadable, MLWritable):
     def _about(self) -> dict[str, Any]:
         return dict(json.loads(self._parts["about"]))
 
-    def _settings(self, with_labels: bool) -> NetSettings:
+    def _settings(self, spark: SparkSession, with_labels: bool) -> NetSettings:
         about = self._about()
         shape = self.getOrDefault(self.inputShape) if self.isDefined(self.inputShape) else about["shape"]
-        files = {name.removeprefix("file:"): part for name, part in self._parts.items() if name.startswith("file:")}
+        named = {name.removeprefix("file:"): part for name, part in self._parts.items() if name.startswith("file:")}
         return NetSettings(
             net=self._parts["net_with_labels" if with_labels else "net"],
-            weights=self._parts["weights"],
-            files=files,
+            weights=connect.content(spark, self._parts["weights"]),
+            files=named,
             rules=data.Rules(
                 shape=shape,
                 color=about["color"],
@@ -166,7 +176,7 @@ class NetModel(Model, NetParams, MLReadable, MLWritable):
         )
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
-        settings = self._settings(with_labels=False)
+        settings = self._settings(dataset.sparkSession, with_labels=False)
         prediction, probability = self.getOrDefault(self.predictionCol), self.getOrDefault(self.probabilityCol)
         added = [T.StructField(prediction, T.DoubleType())] if prediction else []
         if probability and settings.is_classifier:
@@ -184,18 +194,14 @@ class NetModel(Model, NetParams, MLReadable, MLWritable):
             frame = dataset.withColumn(data.FEATURES, data.features(dataset, self.getOrDefault(self.featuresCol)))
         names = (prediction or None, probability if settings.is_classifier and probability else None)
         out = frame.mapInArrow(partial(predict_partition, settings=settings, names=names), schema)
-        if names[1]:
-            # A null, where a row was bad, is no vector.
-            vector = F.when(
-                F.col(probability).isNotNull(),
-                array_to_vector(F.coalesce(probability, F.array().cast("array<double>"))),
-            )
-            out = out.withColumn(probability, vector)
-        return out
+        vectors = [probability] if names[1] else []
+        if self.getOrDefault(self.outputType) == "vector":
+            vectors += settings.blobs
+        return out.withColumns({name: _vector(name) for name in vectors}) if vectors else out
 
     def evaluate(self, dataset: DataFrame) -> Evaluation:
         """Tests the net on rows with labels, each row once, where they lie."""
-        settings = self._settings(with_labels=True)
+        settings = self._settings(dataset.sparkSession, with_labels=True)
         names = self.getOrDefault(self.featuresCol), self.getOrDefault(self.labelCol)
         frame = dataset.select(*data.inputs(dataset, settings.rules.columns, *names))
         parts = frame.mapInArrow(partial(evaluate_partition, settings=settings), "part binary").collect()
@@ -217,9 +223,9 @@ class NetModel(Model, NetParams, MLReadable, MLWritable):
 
     def saveCaffeModel(self, path: str) -> None:
         """Writes the weights as a .caffemodel, on the driver, whole or not at all; Caffe reads it too."""
-        _write_whole(path, self._parts["weights"])
+        files.write_whole(path, self._parts["weights"])
 
-    def write(self) -> MLWriter:
+    def write(self) -> connect.Writer:
         """What saves the model: `model.write().overwrite().save(path)`."""
         return _Writer(self)
 
@@ -229,22 +235,7 @@ class NetModel(Model, NetParams, MLReadable, MLWritable):
         return _Reader()
 
 
-def _write_whole(path: str, content: bytes) -> None:
-    folder = os.path.dirname(os.path.abspath(path))
-    handle, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=folder)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-class _Writer(MLWriter):
+class _Writer(connect.Writer):
     def __init__(self, model: NetModel) -> None:
         super().__init__()
         self._model = model
@@ -252,8 +243,12 @@ class _Writer(MLWriter):
     def saveImpl(self, path: str) -> None:
         spark = self.sparkSession
         DefaultParamsWriter.saveMetadata(self._model, path, _context(spark))
-        parts = [(name, bytearray(part)) for name, part in self._model._parts.items()]
-        frame = spark.createDataFrame(parts, "name string, content binary")
+        rows = [
+            (name, start // PART_BYTES, bytearray(part[start : start + PART_BYTES]))
+            for name, part in self._model._parts.items()
+            for start in range(0, max(1, len(part)), PART_BYTES)
+        ]
+        frame = spark.createDataFrame(rows, "name string, part int, content binary")
         frame.coalesce(1).write.mode("overwrite").parquet(os.path.join(path, "data"))
 
 
@@ -265,8 +260,16 @@ class _Reader(MLReader[NetModel]):
         model._resetUid(metadata["uid"])
         DefaultParamsReader.getAndSetParams(model, metadata)
         rows = spark.read.parquet(os.path.join(path, "data")).collect()
-        model._parts = {row["name"]: bytes(row["content"]) for row in rows}
+        for row in sorted(rows, key=lambda row: (row["name"], row["part"])):
+            model._parts[row["name"]] = model._parts.get(row["name"], b"") + bytes(row["content"])
         return model
+
+
+def _vector(name: str) -> Any:
+    """A column of arrays as vectors; a null, where a row was bad, stays one."""
+    column = F.col(data.quoted(name))
+    empty = F.array().cast("array<double>")
+    return F.when(column.isNotNull(), array_to_vector(F.coalesce(column.cast("array<double>"), empty)))
 
 
 def _context(spark: Any) -> Any:
@@ -291,17 +294,13 @@ def _folder_of(settings: NetSettings) -> tempfile.TemporaryDirectory[str]:
 def _predictor(settings: NetSettings, rows: Any) -> Any:
     """A net for rows of this shape; a Python process keeps the last one, because Spark gives it many partitions."""
     global _cached
-    digest = hashlib.sha256(
-        settings.net + settings.weights + repr((settings.rules, rows.shape, _threads(settings))).encode()
-    )
-    key = digest.hexdigest()
+    threads = _threads(settings)
+    about = repr((settings.weights.digest, settings.rules, rows.shape, threads)).encode()
+    key = hashlib.sha256(settings.net + about).hexdigest()
     if _cached is None or _cached[0] != key:
         folder = _folder_of(settings)
-        _cached = (
-            key,
-            folder,
-            _native.Predictor(settings.net, folder.name, settings.weights, rows, _threads(settings)),
-        )
+        predictor = _native.Predictor(settings.net, folder.name, settings.weights.read(), rows, threads)
+        _cached = (key, folder, predictor)
     return _cached[2]
 
 
@@ -364,10 +363,11 @@ def _lists(values: np.ndarray, is_good: np.ndarray) -> pa.Array:
 def evaluate_partition(batches: Iterator[pa.RecordBatch], settings: NetSettings) -> Iterator[pa.RecordBatch]:
     """Tests the net on batches of rows; a part of the evaluation for each."""
     with _folder_of(settings) as folder:
+        weights = settings.weights.read()
         for batch in batches:
             writer = data.writer(settings.rules)
             bad = data.push(writer, batch)
             if len(bad) == len(batch):
                 continue
-            part = _native.evaluate_part(settings.net, folder, settings.weights, writer.finish(), _threads(settings))
+            part = _native.evaluate_part(settings.net, folder, weights, writer.finish(), _threads(settings))
             yield pa.RecordBatch.from_pydict({"part": pa.array([part], pa.binary())})

@@ -42,6 +42,11 @@ class NetParams(HasFeaturesCol, HasLabelCol, HasPredictionCol, HasProbabilityCol
     outputBlobs: Param[list[str]] = _param(
         "outputBlobs", "blobs of the net that transform adds as columns", TypeConverters.toListString
     )
+    outputType: Param[str] = _param(
+        "outputType",
+        "what outputBlobs' columns are: array (of floats), or vector, as MLlib's stages want their features",
+        _one_of("array", "vector"),
+    )
     threadsPerWorker: Param[int] = _param(
         "threadsPerWorker", "threads that a worker computes with; 0 for its task's cpus", TypeConverters.toInt
     )
@@ -55,6 +60,7 @@ class NetParams(HasFeaturesCol, HasLabelCol, HasPredictionCol, HasProbabilityCol
             probabilityCol="probability",
             onBadRow="fail",
             outputBlobs=[],
+            outputType="array",
             threadsPerWorker=0,
         )
 
@@ -75,8 +81,12 @@ class NetParams(HasFeaturesCol, HasLabelCol, HasPredictionCol, HasProbabilityCol
         return self._set(probabilityCol=value)
 
     def setOutputBlobs(self, value: list[str]) -> Any:
-        """Sets the blobs that transform adds as columns, each an array<float> of the blob's name."""
+        """Sets the blobs that transform adds as columns, each of the blob's name and of outputType."""
         return self._set(outputBlobs=value)
+
+    def setOutputType(self, value: str) -> Any:
+        """Sets what these columns are: array for array<float>, or vector."""
+        return self._set(outputType=value)
 
     def setOnBadRow(self, value: str) -> Any:
         """Sets what becomes of bad rows: fail or skip."""
@@ -103,6 +113,11 @@ class TrainParams(NetParams):
         _text_or_none,
     )
     weights: Param[str | None] = _param("weights", "a .caffemodel on the driver to begin with", _text_or_none)
+    snapshot: Param[str | None] = _param(
+        "snapshot",
+        "a .solverstate on the driver to go on from, with as many workers that agree in the same way",
+        _text_or_none,
+    )
     numWorkers: Param[int] = _param(
         "numWorkers", "workers, each a Spark task with rows of its own", TypeConverters.toInt
     )
@@ -161,6 +176,7 @@ class TrainParams(NetParams):
         self._setDefault(
             net=None,
             weights=None,
+            snapshot=None,
             numWorkers=2,
             sync="average",
             tau=10,

@@ -19,7 +19,7 @@ use sparknet_proto::{binary, caffe::SolverParameter};
 use sparknet_sync::{Compression, HistoryPolicy, JobToken, Listener, TcpOptions};
 use sparknet_train::{
     Error,
-    checkpoint::{Commit, Committer, Resume},
+    checkpoint::{Commit, Committer, Resume, state_of_commit},
     events::{Event, Sink},
     feeds::{FeedOpener, FeedSettings},
     job::{Job, Stages},
@@ -197,6 +197,49 @@ pub fn train_worker(
     })
     .map(|result| result.iteration)
     .map_err(to_python)
+}
+
+/// The `.solverstate` of what was committed, to lie beside the file `model`.
+#[pyfunction]
+#[pyo3(signature = (*, model, state, workers, sync, tau, history))]
+pub fn solverstate<'py>(
+    py: Python<'py>,
+    model: PathBuf,
+    state: &[u8],
+    workers: Vec<Vec<u8>>,
+    sync: &str,
+    tau: u64,
+    history: &str,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let flags = sync_of(sync, tau, history)?.flags();
+    let written = state_of_commit(&model, state, &workers, &flags).map_err(to_python)?;
+    Ok(PyBytes::new(py, &written))
+}
+
+/// A snapshot as it was committed: iteration, seed, model, state, and each worker's own.
+#[pyfunction]
+#[pyo3(signature = (path, *, workers, sync, tau, history))]
+#[allow(clippy::type_complexity)]
+pub fn read_snapshot<'py>(
+    py: Python<'py>,
+    path: PathBuf,
+    workers: usize,
+    sync: &str,
+    tau: u64,
+    history: &str,
+) -> PyResult<(
+    u64,
+    Option<u64>,
+    Bound<'py, PyBytes>,
+    Bound<'py, PyBytes>,
+    Vec<Bound<'py, PyBytes>>,
+)> {
+    let flags = sync_of(sync, tau, history)?.flags();
+    let found = Resume::read(&path, workers, &flags).map_err(to_python)?;
+    let (model, state, parts) = found.to_commit(workers).map_err(to_python)?;
+    let bytes = |content: &Vec<u8>| PyBytes::new(py, content);
+    let parts = parts.iter().map(bytes).collect();
+    Ok((found.iteration(), found.run_seed(), bytes(&model), bytes(&state), parts))
 }
 
 /// The same run with all workers in this process; returns the model and the tests' scores by iteration.

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from pictures import images
+from pictures import COLUMNS, rows
 
 pytest.importorskip("pyspark")
 from pyspark.sql import DataFrame, SparkSession  # noqa: E402
@@ -44,7 +44,8 @@ def spark() -> Iterator[SparkSession]:
         SparkSession.builder.master("local-cluster[2,1,1024]")
         .appName("sparknet tests")
         .config("spark.driver.host", "127.0.0.1")
-        .config("spark.ui.enabled", "false")
+        .config("spark.ui.port", "0")
+        .config("spark.ui.showConsoleProgress", "false")
         .config("spark.sql.shuffle.partitions", "2")
         .config("spark.executor.memory", "512m")
         .config("spark.pyspark.python", sys.executable)
@@ -68,9 +69,4 @@ def solver(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def train(spark: SparkSession) -> DataFrame:
     """120 raw images of 64 bytes with labels, of which every 6th is to test on."""
-    pixels, labels = images(120)
-    rows = [
-        (bytearray(image.tobytes()), int(label), index % 6 == 5)
-        for index, (image, label) in enumerate(zip(pixels, labels, strict=True))
-    ]
-    return spark.createDataFrame(rows, "image binary, label int, is_test boolean").coalesce(1).cache()
+    return spark.createDataFrame(rows(120), COLUMNS).coalesce(1).cache()

@@ -8,13 +8,20 @@ from sparknet import _native
 from sparknet.spark import data
 
 
-def weights_of(estimator, dataset):
-    """The weights of an estimator's run over the shards that Spark would give its workers."""
+def shards_of(estimator, dataset):
+    """The rows that Spark would give each of an estimator's workers, in their order."""
     workers = estimator.getOrDefault("numWorkers")
     frame = estimator._prepared(dataset, estimator._packed()).repartition(workers)
     shards = defaultdict(list)
     for row in frame.withColumn("rank", spark_partition_id()).collect():
         shards[row["rank"]].append(row)
+    return [shards[rank] for rank in range(workers)]
+
+
+def weights_of(estimator, dataset):
+    """The weights of an estimator's run over the shards that Spark would give its workers."""
+    shards = shards_of(estimator, dataset)
+    workers = len(shards)
     job = estimator._packed()
     rows = []
     for rank in range(workers):

@@ -83,8 +83,10 @@ def test_bad_rows_are_skipped_and_counted_or_said(spark, solver):
     frame = bad_rows(spark)
     model = estimator(solver, maxIter=2, onBadRow="skip").fit(frame)
     assert model.summary.badRows == 4 and sum(model.summary.recordsPerWorker) == 56
-    predicted = [row["prediction"] for row in model.transform(frame).collect()]
-    assert [index for index, value in enumerate(predicted) if value is None] == [3, 20, 50]
+    for output_type in ("array", "vector"):
+        out = model.copy().setOutputBlobs(["ip1"]).setOutputType(output_type).transform(frame).collect()
+        for column in ("prediction", "probability", "ip1"):
+            assert [index for index, row in enumerate(out) if row[column] is None] == [3, 20, 50]
     with pytest.raises(TrainingError, match=r"worker \d: the DataFrame: record \d+ (is|has|cannot) "):
         estimator(solver, maxIter=2).fit(frame)
 

@@ -6,7 +6,6 @@ from local import weights_of
 from pyspark.ml import Pipeline, PipelineModel
 from pyspark.ml.classification import LogisticRegression
 from pyspark.ml.evaluation import MulticlassClassificationEvaluator
-from pyspark.ml.functions import array_to_vector
 from pyspark.ml.tuning import CrossValidator, ParamGridBuilder, TrainValidationSplit
 from sparknet.spark import NetEstimator, NetModel
 
@@ -71,14 +70,18 @@ def test_estimator_and_pipeline_are_saved_and_loaded(solver, train, tmp_path):
     assert again.transform(train).collect() == fitted.transform(train).collect()
 
 
-def test_blobs_feed_a_logistic_regression(solver, train):
-    """CaffeOnSpark's MyMLPipeline: a net's features, and a classifier of MLlib's on top."""
-    features = estimator(solver, maxIter=30, outputBlobs=["ip1"], predictionCol="", probabilityCol="")
-    net = features.fit(train)
-    frame = net.transform(train).select("label", array_to_vector("ip1").alias("vector"))
-    classifier = LogisticRegression(featuresCol="vector", labelCol="label", maxIter=30).fit(frame)
-    hits = classifier.transform(frame).where("prediction = label").count()
-    assert hits > 100
+def test_blobs_feed_a_logistic_regression(solver, train, tmp_path):
+    """CaffeOnSpark's MyMLPipeline: a net's features, and a classifier of MLlib's on top, in one Pipeline."""
+    net = estimator(solver, maxIter=30, outputBlobs=["ip1"], outputType="vector", predictionCol="", probabilityCol="")
+    classifier = LogisticRegression(featuresCol="ip1", labelCol="label", maxIter=30)
+    model = Pipeline(stages=[net, classifier]).fit(train)
+    out = model.transform(train)
+    assert out.where("prediction = label").count() > 100
+    features = model.stages[0].copy().setOutputType("array").transform(train)
+    assert features.schema["ip1"].dataType.simpleString() == "array<float>"
+    assert np.array_equal(out.first()["ip1"].toArray().astype(np.float32), features.first()["ip1"])
+    model.write().overwrite().save(str(tmp_path / "pipeline"))
+    assert PipelineModel.load(str(tmp_path / "pipeline")).transform(train).collect() == out.collect()
 
 
 def test_cross_validator_picks_the_learning_rate_that_learns(solver, train):

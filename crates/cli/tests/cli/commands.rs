@@ -366,6 +366,8 @@ fn help_shows_examples_and_a_closed_pipe_is_no_error() {
         "upgrade-net",
         "upgrade-solver",
         "draw",
+        "extract-features",
+        "device-query",
     ] {
         assert!(help.contains(command), "{command}");
         let text = place.succeeds(&format!("{command} --help"));

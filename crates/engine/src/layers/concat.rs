@@ -87,7 +87,8 @@ impl Layer for Concat {
         let mut offset = 0;
         for (i, row) in self.rows.iter().enumerate() {
             if io.propagate_down[i] {
-                let rows = io.bottom_diff[i].par_chunks_mut(*row).enumerate();
+                // A bottom that a Filter has emptied has rows of no values.
+                let rows = io.bottom_diff[i].par_chunks_mut((*row).max(1)).enumerate();
                 rows.for_each(|(n, diff)| copy(&top_diff[n * top_row + offset..][..*row], diff));
             }
             offset += row;

@@ -24,7 +24,7 @@ use super::{Arity, LayerDef, patches::Patches};
 use crate::{
     LayerError, Shape,
     kernels::{self, Indexed, Matrix, PackedRows, Simd},
-    layer::{Backward, Forward, Layer, ParamBlob},
+    layer::{Backward, Forward, Layer, ParamBlob, Params},
     spec::ConvolutionSpec,
 };
 
@@ -131,21 +131,53 @@ impl Convolution {
         (images.div_ceil(images_per_part), images_per_part)
     }
 
-    /// Adds the gradients of the parameters for one bottom.
-    fn backward_params(&mut self, io: &mut Backward<'_>, i: usize) {
-        let (wants_weight, wants_bias) = (
-            io.param_propagate_down[0],
-            self.spec.bias_term && io.param_propagate_down[1],
-        );
+    /// Packs the weights for [`Self::correlate`].
+    pub(super) fn pack(&mut self, threads: usize, weight: &[f32]) {
+        self.prepare(threads);
+        let geometry = &self.geometry;
+        match geometry.unless_shared(&geometry.winograd_forward, threads) {
+            Some(winograd) => winograd.pack(weight, false, &mut self.winograd_parts, &mut self.transformed),
+            None => geometry.pack(weight, &mut self.packed),
+        }
+    }
+
+    /// Computes the top `y` of one bottom with the packed weights.
+    pub(super) fn correlate(&mut self, threads: usize, bias: Option<&[f32]>, x: &[f32], y: &mut [f32]) {
+        let (used, images) = self.prepare(threads);
+        let geometry = &self.geometry;
+        let bottom = x.par_chunks(images * geometry.bottom_count());
+        let top = y.par_chunks_mut(images * geometry.top_count());
+        if let Some(winograd) = geometry.unless_shared(&geometry.winograd_forward, threads) {
+            let packed = &self.transformed;
+            let parts = self.winograd_parts[..used].par_iter_mut().zip(bottom).zip(top);
+            parts
+                .with_max_len(1)
+                .for_each(|((part, x), y)| winograd.run(part, packed, bias, x, y));
+            return;
+        }
+        let packed = &self.packed;
+        let parts = self.parts[..used].par_iter_mut().zip(bottom).zip(top).with_max_len(1);
+        parts.for_each(|((part, x), y)| geometry.forward.run(&mut part.forward, packed, bias, x, y));
+    }
+
+    /// Adds to `diff` the gradients of the parameters for one bottom: of the weights and of the bias, as wanted.
+    pub(super) fn backward_params(
+        &mut self,
+        threads: usize,
+        x: &[f32],
+        dy: &[f32],
+        diff: &mut Params<'_>,
+        [wants_weight, wants_bias]: [bool; 2],
+    ) {
         if !wants_weight && !wants_bias {
             return;
         }
-        let (used, images) = self.prepare(io.context.threads);
+        let (used, images) = self.prepare(threads);
         let geometry = &self.geometry;
-        let winograd = geometry.unless_shared(&geometry.winograd_forward, io.context.threads);
+        let winograd = geometry.unless_shared(&geometry.winograd_forward, threads);
         let parts = &mut self.parts[..used];
-        let bottom = io.bottom.get(i).par_chunks(images * geometry.bottom_count());
-        let top_diff = io.top_diff.get(i).par_chunks(images * geometry.top_count());
+        let bottom = x.par_chunks(images * geometry.bottom_count());
+        let top_diff = dy.par_chunks(images * geometry.top_count());
         parts
             .par_iter_mut()
             .zip(bottom)
@@ -174,13 +206,13 @@ impl Convolution {
                 &mut self.winograd_parts,
                 &mut self.winograd_sums,
                 &mut self.transformed,
-                io.bottom.get(i),
-                io.top_diff.get(i),
-                io.param_diff.get_mut(0),
+                x,
+                dy,
+                diff.get_mut(0),
             );
         } else if wants_weight {
             let (rows, columns) = geometry.group_matrix();
-            let outputs = io.param_diff.get_mut(0).par_chunks_mut(OUTPUTS * columns).enumerate();
+            let outputs = diff.get_mut(0).par_chunks_mut(OUTPUTS * columns).enumerate();
             outputs.for_each(|(chunk, diff)| {
                 for (i, diff) in diff.chunks_exact_mut(columns).enumerate() {
                     let output = chunk * OUTPUTS + i;
@@ -193,22 +225,19 @@ impl Convolution {
             });
         }
         if wants_bias {
-            parts
-                .iter()
-                .for_each(|part| add(io.param_diff.get_mut(1), &part.bias_diff));
+            parts.iter().for_each(|part| add(diff.get_mut(1), &part.bias_diff));
         }
     }
 
-    /// Computes the gradient of one bottom.
-    fn backward_bottom(&mut self, io: &mut Backward<'_>, i: usize) {
-        let (used, images) = self.prepare(io.context.threads);
+    /// Computes the gradient `dx` of one bottom.
+    pub(super) fn backward_bottom(&mut self, threads: usize, weight: &[f32], dy: &[f32], dx: &mut [f32]) {
+        let (used, images) = self.prepare(threads);
         let geometry = &self.geometry;
-        let weight = &io.params[0];
-        if let Some(winograd) = geometry.unless_shared(&geometry.winograd_backward, io.context.threads) {
+        if let Some(winograd) = geometry.unless_shared(&geometry.winograd_backward, threads) {
             winograd.pack(weight, true, &mut self.winograd_parts, &mut self.transformed);
             let packed = &self.transformed;
-            let bottom_diff = io.bottom_diff[i].par_chunks_mut(images * geometry.bottom_count());
-            let top_diff = io.top_diff.get(i).par_chunks(images * geometry.top_count());
+            let bottom_diff = dx.par_chunks_mut(images * geometry.bottom_count());
+            let top_diff = dy.par_chunks(images * geometry.top_count());
             let parts = self.winograd_parts[..used]
                 .par_iter_mut()
                 .zip(bottom_diff)
@@ -222,8 +251,8 @@ impl Convolution {
             transposed.pack(weight, geometry.group, &mut self.packed);
         }
         let packed = &self.packed;
-        let bottom_diff = io.bottom_diff[i].par_chunks_mut(images * geometry.bottom_count());
-        let top_diff = io.top_diff.get(i).par_chunks(images * geometry.top_count());
+        let bottom_diff = dx.par_chunks_mut(images * geometry.bottom_count());
+        let top_diff = dy.par_chunks(images * geometry.top_count());
         let parts = self.parts[..used]
             .par_iter_mut()
             .zip(bottom_diff)
@@ -288,40 +317,26 @@ impl Layer for Convolution {
     }
 
     fn forward(&mut self, io: &mut Forward<'_>) -> Result<(), LayerError> {
-        let (used, images) = self.prepare(io.context.threads);
-        let geometry = &self.geometry;
+        let threads = io.context.threads;
         let bias = self.spec.bias_term.then(|| &io.params[1]);
-        if let Some(winograd) = geometry.unless_shared(&geometry.winograd_forward, io.context.threads) {
-            winograd.pack(&io.params[0], false, &mut self.winograd_parts, &mut self.transformed);
-            let packed = &self.transformed;
-            for (i, top) in io.top.iter_mut().enumerate() {
-                let bottom = io.bottom.get(i).par_chunks(images * geometry.bottom_count());
-                let top = top.par_chunks_mut(images * geometry.top_count());
-                let parts = self.winograd_parts[..used].par_iter_mut().zip(bottom).zip(top);
-                parts
-                    .with_max_len(1)
-                    .for_each(|((part, x), y)| winograd.run(part, packed, bias, x, y));
-            }
-            return Ok(());
-        }
-        geometry.pack(&io.params[0], &mut self.packed);
-        let packed = &self.packed;
+        self.pack(threads, &io.params[0]);
         for (i, top) in io.top.iter_mut().enumerate() {
-            let bottom = io.bottom.get(i).par_chunks(images * geometry.bottom_count());
-            let top = top.par_chunks_mut(images * geometry.top_count());
-            let parts = self.parts[..used].par_iter_mut().zip(bottom).zip(top).with_max_len(1);
-            parts.for_each(|((part, x), y)| {
-                geometry.forward.run(&mut part.forward, packed, bias, x, y);
-            });
+            self.correlate(threads, bias, io.bottom.get(i), top);
         }
         Ok(())
     }
 
     fn backward(&mut self, io: &mut Backward<'_>) {
-        for i in 0..io.bottom.len() {
-            self.backward_params(io, i);
+        let threads = io.context.threads;
+        let wanted = [
+            io.param_propagate_down[0],
+            self.spec.bias_term && io.param_propagate_down[1],
+        ];
+        for (i, bottom_diff) in io.bottom_diff.iter_mut().enumerate() {
+            let (x, dy) = (io.bottom.get(i), io.top_diff.get(i));
+            self.backward_params(threads, x, dy, &mut io.param_diff, wanted);
             if io.propagate_down[i] {
-                self.backward_bottom(io, i);
+                self.backward_bottom(threads, &io.params[0], dy, bottom_diff);
             }
         }
     }
@@ -487,7 +502,7 @@ fn add(to: &mut [f32], from: &[f32]) {
 }
 
 /// The sum, in 16 lanes so that it vectorises.
-fn sum(values: &[f32]) -> f32 {
+pub(super) fn sum(values: &[f32]) -> f32 {
     let (chunks, rest) = values.as_chunks::<16>();
     let mut lanes = [0.0; 16];
     for chunk in chunks {

@@ -1,10 +1,10 @@
-//! CoSData, Data, ImageData, Input, MemoryData and WindowData: blobs that are filled from outside the net.
+//! CoSData, Data, HDF5Data, ImageData, Input, MemoryData and WindowData: blobs that are filled from outside the net.
 
 use super::{Arity, LayerDef};
 use crate::{
     LayerError, Shape,
     layer::{Backward, Forward, Layer},
-    spec::{CosDataSpec, DataSpec, ImageDataSpec, InputSpec, MemoryDataSpec, WindowDataSpec},
+    spec::{CosDataSpec, DataSpec, Hdf5DataSpec, ImageDataSpec, InputSpec, MemoryDataSpec, WindowDataSpec},
 };
 
 /// The registry's entry of CoSData, CaffeOnSpark's.
@@ -36,6 +36,17 @@ pub(super) const IMAGE_DATA: LayerDef = LayerDef {
     bottoms: Arity::Exactly(0),
     tops: Arity::Between(1, 2),
     parse: ImageDataSpec::parse,
+    #[cfg(test)]
+    gradients: super::Gradients::None("it has no bottom"),
+};
+
+/// The registry's entry of HDF5Data.
+pub(super) const HDF5_DATA: LayerDef = LayerDef {
+    type_name: "HDF5Data",
+    summary: "rows of arrays in HDF5 files, one array a top, fed from outside the net",
+    bottoms: Arity::Exactly(0),
+    tops: Arity::AtLeast(1),
+    parse: Hdf5DataSpec::parse,
     #[cfg(test)]
     gradients: super::Gradients::None("it has no bottom"),
 };

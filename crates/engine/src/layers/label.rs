@@ -25,6 +25,31 @@ pub fn check_shapes(bottom: &[&Shape], axis: i32) -> Result<usize, LayerError> {
     Ok(index)
 }
 
+/// Checks that `bottom` is records of scores, all axes but the first joined, and one label for each; returns the number
+/// of records and of classes.
+///
+/// # Errors
+/// Scores without an axis, another number of labels.
+pub fn check_records(bottom: &[&Shape]) -> Result<(usize, usize), LayerError> {
+    let (scores, labels) = (bottom[0], bottom[1]);
+    let Some(records) = scores.dims().first() else {
+        return Err(LayerError::Axis {
+            axis: 0,
+            shape: scores.clone(),
+        });
+    };
+    if labels.count() != *records {
+        return Err(LayerError::BottomShapes {
+            first: 0,
+            first_shape: scores.clone(),
+            second: 1,
+            second_shape: labels.clone(),
+            fact: format!("with the records on axis 0 there have to be {records} labels"),
+        });
+    }
+    Ok((*records, scores.count_from(1)))
+}
+
 /// The class that `label`, at `position` of its blob, stands for; `None` for the label that is ignored.
 ///
 /// # Errors

@@ -48,6 +48,13 @@ pub fn map_gradient(io: &mut Backward<'_>, f: impl Fn(f32, f32) -> f32 + Copy + 
     }
 }
 
+/// dx = f(x, dy) for layers that need the bottom and so never run in place; vectorised as in [`map`].
+pub fn map_bottom_gradient(io: &mut Backward<'_>, f: impl Fn(f32, f32) -> f32 + Copy + Send + Sync) {
+    if io.propagate_down[0] {
+        map_pairs(io.bottom.get(0), io.top_diff.get(0), &mut io.bottom_diff[0], f);
+    }
+}
+
 /// result = f(a, b); vectorised as in [`map`].
 pub fn map_pairs(a: &[f32], b: &[f32], result: &mut [f32], f: impl Fn(f32, f32) -> f32 + Copy + Send + Sync) {
     let chunks = result

@@ -1,9 +1,16 @@
 //! The patches of images that kernels slide over, over any number of spatial axes: where they lie in a padded copy of
-//! the image, and their sum (col2im).
+//! the image, a matrix of them (im2col) and their sum (col2im).
 
 use std::ops::Range;
 
-use crate::{LayerError, Shape, kernels::winograd::Grid, spec::ConvolutionSpec};
+use crate::{
+    LayerError, Shape,
+    kernels::{
+        col2im::{self, Steps},
+        winograd::Grid,
+    },
+    spec::ConvolutionSpec,
+};
 
 /// What a kernel meets on its way over one channel.
 #[derive(Default)]
@@ -43,6 +50,17 @@ impl Axis {
         dilation: 1,
     };
 
+    /// For a kernel that moves by 1.
+    fn steps(&self) -> Option<Steps> {
+        (self.stride == 1).then_some(Steps {
+            input: self.input,
+            output: self.output,
+            kernel: self.kernel,
+            pad: self.pad,
+            dilation: self.dilation,
+        })
+    }
+
     /// The outputs for which kernel position `tap` meets the input and not the padding, and the input that the first
     /// of them meets.
     fn inside(&self, tap: usize) -> (Range<usize>, usize) {
@@ -75,16 +93,7 @@ impl Patches {
             fact,
         };
         let spatial = &bottom.dims()[channel_axis + 1..];
-        let pick = |name: &str, list: &[usize], default: usize| match list {
-            [] => Ok(vec![default; spatial.len()]),
-            [all] => Ok(vec![*all; spatial.len()]),
-            each if each.len() == spatial.len() => Ok(each.to_vec()),
-            each => Err(error(format!(
-                "{name} has {} values for its {} spatial axes: give one, or one an axis",
-                each.len(),
-                spatial.len()
-            ))),
-        };
+        let pick = |name: &str, list: &[usize], default: usize| each_axis(name, list, default, bottom, spatial.len());
         let kernel = pick("kernel_size", &spec.kernel, 1)?;
         let stride = pick("stride", &spec.stride, 1)?;
         let pad = pick("pad", &spec.pad, 0)?;
@@ -130,9 +139,25 @@ impl Patches {
         Ok((patches, kernel, output))
     }
 
+    /// Copies what stands in the patches of a channel: row (kernel position…), column (output position…).
+    pub fn im2col(&self, channel: &[f32], columns: &mut [f32]) {
+        self.for_each_plane(columns, |plane, input, output| {
+            output.fill(0.0);
+            if let Some(input) = input {
+                plane.copy(&channel[input], output);
+            }
+        });
+    }
+
     /// Sums up, for every position of a channel, what stands in its patches: row (kernel position…), column (output
     /// position…). Clobbers the columns in the padding.
     pub fn col2im(&self, columns: &mut [f32], channel: &mut [f32]) {
+        if let [height, width] = self.axes[..]
+            && let (Some(height), Some(width)) = (height.steps(), width.steps())
+            && col2im::fits(width)
+        {
+            return col2im::col2im(height, width, columns, channel);
+        }
         channel.fill(0.0);
         self.for_each_plane(columns, |plane, input, output| {
             if let Some(input) = input {
@@ -239,6 +264,32 @@ impl Patches {
                 f(plane, input.map(|input| input * size..(input + 1) * size), output);
             }
         }
+    }
+}
+
+/// The value for each of `axes` spatial axes that a list has for all of them, or for each.
+///
+/// # Errors
+/// A list of another length.
+pub fn each_axis(
+    name: &str,
+    list: &[usize],
+    default: usize,
+    bottom: &Shape,
+    axes: usize,
+) -> Result<Vec<usize>, LayerError> {
+    match list {
+        [] => Ok(vec![default; axes]),
+        [all] => Ok(vec![*all; axes]),
+        each if each.len() == axes => Ok(each.to_vec()),
+        each => Err(LayerError::BottomShape {
+            bottom: 0,
+            shape: bottom.clone(),
+            fact: format!(
+                "{name} has {} values for its {axes} spatial axes: give one, or one an axis",
+                each.len()
+            ),
+        }),
     }
 }
 
@@ -365,6 +416,22 @@ impl Plane {
         for row in output[self.rows.start * width..self.rows.end * width].chunks_exact_mut(width) {
             row[..self.columns.start].fill(0.0);
             row[self.columns.end..].fill(0.0);
+        }
+    }
+
+    /// Copies the inputs to the outputs that meet them.
+    fn copy(&self, input: &[f32], output: &mut [f32]) {
+        let (width, stride) = (self.width.output, self.width.stride);
+        for (i, row) in self.rows.clone().enumerate() {
+            let from = &input[(self.first_row + i * self.height.stride) * self.width.input + self.first_column..];
+            let to = &mut output[row * width..][self.columns.clone()];
+            if stride == 1 {
+                to.copy_from_slice(&from[..to.len()]);
+            } else {
+                to.iter_mut()
+                    .zip(from.iter().step_by(stride))
+                    .for_each(|(to, from)| *to = *from);
+            }
         }
     }
 

@@ -77,12 +77,10 @@ impl Layer for Relu {
                 #[inline(always)]
                 move |y, dy| gradient(y, dy, slope),
             );
-        } else if io.propagate_down[0] {
-            // y > 0 for x < 0 too: only the bottom tells, and the layer never runs in place.
-            neuron::map_pairs(
-                io.bottom.get(0),
-                io.top_diff.get(0),
-                &mut io.bottom_diff[0],
+        } else {
+            // y > 0 for x < 0 too: only the bottom tells.
+            neuron::map_bottom_gradient(
+                io,
                 #[inline(always)]
                 move |x, dy| gradient(x, dy, slope),
             );

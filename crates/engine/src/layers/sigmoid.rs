@@ -38,8 +38,7 @@ impl Layer for Sigmoid {
     }
 
     fn forward(&mut self, io: &mut Forward<'_>) -> Result<(), LayerError> {
-        // The same function, without an exponential that overflows.
-        neuron::map(io, |x| 0.5 * (0.5 * x).tanh() + 0.5);
+        neuron::map(io, sigmoid);
         Ok(())
     }
 
@@ -58,6 +57,11 @@ impl Layer for Sigmoid {
     fn reads_top_in_backward(&self) -> bool {
         true
     }
+}
+
+/// `1 / (1 + exp(-x))`, without an exponential that overflows.
+pub fn sigmoid(x: f32) -> f32 {
+    0.5 * (0.5 * x).tanh() + 0.5
 }
 
 #[cfg(test)]

@@ -58,7 +58,7 @@ impl Slice {
                 let points = &self.spec.points;
                 return Err(format!(
                     "the slice_points {points:?} have to rise from 1 to {}",
-                    extent - 1
+                    extent.saturating_sub(1)
                 ));
             }
             extents.push(end - start);

@@ -16,7 +16,7 @@ use super::{Arity, LayerDef, label, softmax::softmax};
 use crate::{
     LayerError, Shape,
     layer::{Backward, Forward, Layer},
-    spec::{Normalization, SoftmaxWithLossSpec},
+    spec::SoftmaxWithLossSpec,
 };
 
 /// The registry's entry.
@@ -54,13 +54,7 @@ impl SoftmaxWithLoss {
 
     /// What the sum is divided by when `count` labels are not ignored.
     fn normalizer(&self, count: usize) -> f32 {
-        let normalizer = match self.spec.normalization {
-            Normalization::Full => self.outer * self.inner,
-            Normalization::Valid => count,
-            Normalization::BatchSize => self.outer,
-            Normalization::None => 1,
-        };
-        normalizer.max(1) as f32
+        self.spec.normalization.divisor(self.outer, self.inner, count)
     }
 }
 

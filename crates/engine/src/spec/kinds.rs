@@ -1,14 +1,9 @@
-//! What types of layers there are, and the typed parameters of most, read once from their messages. Layers that bring
-//! data and those that look at windows of images have files beside this one.
+//! What types of layers there are, and the typed parameters of some, read once from their messages. Groups of layers
+//! have files beside this one.
 
-use sparknet_proto::caffe::{
-    self, FillerParameter, LayerParameter, eltwise_parameter, filler_parameter, loss_parameter,
-};
+use sparknet_proto::caffe::{self, FillerParameter, LayerParameter, eltwise_parameter, filler_parameter};
 
-use super::{
-    ConvolutionSpec, CosDataSpec, DataSpec, DummyDataSpec, ImageDataSpec, InputSpec, LrnSpec, MemoryDataSpec,
-    PoolingSpec, TransformSpec, WindowDataSpec,
-};
+use super::*;
 use crate::{
     Shape,
     filler::{Filler, VarianceNorm},
@@ -18,30 +13,67 @@ use crate::{
 #[derive(Clone, Debug)]
 #[allow(missing_docs)] // The variants are Caffe's layer types; layers.rs has a sentence on each.
 pub enum LayerKind {
+    AbsVal,
     Accuracy(AccuracySpec),
+    BatchNorm(BatchNormSpec),
+    Bias(BiasSpec),
+    Bnll,
+    Clip(ClipSpec),
+    ArgMax(ArgMaxSpec),
+    BatchReindex,
     Concat(ConcatSpec),
+    ContrastiveLoss(ContrastiveLossSpec),
     Convolution(ConvolutionSpec),
+    Crop(CropSpec),
     CosData(CosDataSpec),
     Data(DataSpec),
+    Deconvolution(ConvolutionSpec),
     Dropout(DropoutSpec),
     DummyData(DummyDataSpec),
     Eltwise(EltwiseSpec),
+    Elu(EluSpec),
     EuclideanLoss,
+    Exp(ExpSpec),
     Flatten(FlattenSpec),
+    HingeLoss(HingeLossSpec),
+    InfogainLoss(InfogainLossSpec),
+    Embed(EmbedSpec),
+    Filter(FilterSpec),
+    Im2col(ConvolutionSpec),
     ImageData(ImageDataSpec),
+    Hdf5Data(Hdf5DataSpec),
+    Hdf5Output(Hdf5OutputSpec),
     InnerProduct(InnerProductSpec),
     Input(InputSpec),
+    Log(LogSpec),
     Lrn(LrnSpec),
+    Lstm(RecurrentSpec),
+    LstmUnit,
     MemoryData(MemoryDataSpec),
+    MultinomialLogisticLoss,
+    PRelu(PReluSpec),
     Pooling(PoolingSpec),
+    Power(PowerSpec),
+    Python(PythonSpec),
     Relu(ReluSpec),
+    Scale(ScaleSpec),
+    Mvn(MvnSpec),
+    Parameter(ParameterSpec),
+    Reduction(ReductionSpec),
+    Reshape(ReshapeSpec),
+    Rnn(RecurrentSpec),
     Sigmoid,
+    SigmoidCrossEntropyLoss(SigmoidCrossEntropyLossSpec),
     Silence,
     Slice(SliceSpec),
     Softmax(SoftmaxSpec),
     SoftmaxWithLoss(SoftmaxWithLossSpec),
     Split(SplitSpec),
+    Swish(SwishSpec),
     TanH,
+    Threshold(ThresholdSpec),
+    Spp(SppSpec),
+    Tile(TileSpec),
     WindowData(WindowDataSpec),
 }
 
@@ -53,10 +85,10 @@ impl LayerKind {
 
     /// Whether the tops are filled from a source that the file names, and have the shapes of its records.
     pub fn has_source(&self) -> bool {
-        self.source().is_some()
+        matches!(self, Self::Hdf5Data(_)) || self.source().is_some()
     }
 
-    /// The source that the tops are filled from, and what happens to its records.
+    /// The source of images that the tops are filled from, and what happens to them.
     pub fn source(&self) -> Option<(&str, &TransformSpec)> {
         match self {
             Self::Data(spec) => Some((&spec.source, &spec.transform)),
@@ -71,6 +103,7 @@ impl LayerKind {
         match self {
             Self::CosData(spec) => Some(spec.batch_size),
             Self::Data(spec) => Some(spec.batch_size),
+            Self::Hdf5Data(spec) => Some(spec.batch_size),
             Self::ImageData(spec) => Some(spec.batch_size),
             Self::MemoryData(spec) => Some(spec.batch_size),
             Self::WindowData(spec) => Some(spec.batch_size),
@@ -80,13 +113,31 @@ impl LayerKind {
 
     /// Whether the first top is a term of the loss unless the file says otherwise.
     pub fn is_loss(&self) -> bool {
-        matches!(self, Self::EuclideanLoss | Self::SoftmaxWithLoss(_))
+        matches!(
+            self,
+            Self::ContrastiveLoss(_)
+                | Self::EuclideanLoss
+                | Self::HingeLoss(_)
+                | Self::InfogainLoss(_)
+                | Self::MultinomialLogisticLoss
+                | Self::SigmoidCrossEntropyLoss(_)
+                | Self::SoftmaxWithLoss(_)
+        )
+    }
+
+    /// How many of the parameter blobs, from the first, are statistics that the layer keeps itself and the solver must
+    /// leave alone.
+    pub(crate) fn num_statistics(&self) -> usize {
+        match self {
+            Self::BatchNorm(_) => 3,
+            _ => 0,
+        }
     }
 
     /// For types with a top a bottom: 1.
     pub(crate) fn tops_per_bottom(&self) -> Option<usize> {
         match self {
-            Self::Convolution(_) => Some(1),
+            Self::Convolution(_) | Self::Deconvolution(_) => Some(1),
             _ => None,
         }
     }
@@ -308,20 +359,6 @@ impl InnerProductSpec {
     }
 }
 
-/// `ReLU`.
-#[derive(Clone, Debug)]
-pub struct ReluSpec {
-    /// The slope below zero.
-    pub negative_slope: f32,
-}
-
-impl ReluSpec {
-    pub(crate) fn parse(layer: &LayerParameter) -> Parsed<LayerKind> {
-        let negative_slope = layer.relu_param.unwrap_or_default().negative_slope();
-        Ok(LayerKind::Relu(Self { negative_slope }))
-    }
-}
-
 /// `Slice`.
 #[derive(Clone, Debug)]
 pub struct SliceSpec {
@@ -365,56 +402,6 @@ impl SoftmaxSpec {
     pub(crate) fn parse(layer: &LayerParameter) -> Parsed<LayerKind> {
         Ok(LayerKind::Softmax(Self {
             axis: layer.softmax_param.unwrap_or_default().axis(),
-        }))
-    }
-}
-
-/// What a loss is divided by; never by less than 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Normalization {
-    /// The number of positions.
-    Full,
-    /// The number of positions whose label is not ignored.
-    Valid,
-    /// The extent of the axes before the classes' axis.
-    BatchSize,
-    /// 1.
-    None,
-}
-
-/// `SoftmaxWithLoss`.
-#[derive(Clone, Debug)]
-pub struct SoftmaxWithLossSpec {
-    /// The axis of the classes.
-    pub axis: i32,
-    /// A label that adds nothing.
-    pub ignore_label: Option<i32>,
-    /// What the sum is divided by.
-    pub normalization: Normalization,
-}
-
-/// `loss_param`'s normalization, with the legacy field `normalize`.
-fn normalization(layer: &LayerParameter, default: Normalization) -> Normalization {
-    let param = layer.loss_param.unwrap_or_default();
-    match (param.normalization, param.normalize) {
-        (None, Some(true)) => Normalization::Valid,
-        (None, Some(false)) => Normalization::BatchSize,
-        (None, None) => default,
-        (Some(_), _) => match param.normalization() {
-            loss_parameter::NormalizationMode::Full => Normalization::Full,
-            loss_parameter::NormalizationMode::Valid => Normalization::Valid,
-            loss_parameter::NormalizationMode::BatchSize => Normalization::BatchSize,
-            loss_parameter::NormalizationMode::None => Normalization::None,
-        },
-    }
-}
-
-impl SoftmaxWithLossSpec {
-    pub(crate) fn parse(layer: &LayerParameter) -> Parsed<LayerKind> {
-        Ok(LayerKind::SoftmaxWithLoss(Self {
-            axis: layer.softmax_param.unwrap_or_default().axis(),
-            ignore_label: layer.loss_param.unwrap_or_default().ignore_label,
-            normalization: normalization(layer, Normalization::Valid),
         }))
     }
 }

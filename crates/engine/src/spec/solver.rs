@@ -36,7 +36,7 @@ pub struct SolverSpec {
     pub max_iter: u64,
     /// Iterations between two lines of output; 0 for none.
     pub display: u64,
-    /// Batches of each test net; empty where not given.
+    /// Batches of each test net, 0 for one that is not tested; empty where not given.
     pub test_iter: Vec<u64>,
     /// Iterations between two tests; 0 for none.
     pub test_interval: u64,
@@ -46,6 +46,8 @@ pub struct SolverSpec {
     pub snapshot: u64,
     /// What snapshot files begin with, where given.
     pub snapshot_prefix: Option<String>,
+    /// The format of snapshot files.
+    pub snapshot_format: SnapshotFormat,
     /// Whether to write a snapshot at the end.
     pub snapshot_after_train: bool,
     /// Whether snapshots hold the gradients too.
@@ -54,6 +56,15 @@ pub struct SolverSpec {
     pub random_seed: Option<u64>,
     /// Files to take weights from before training.
     pub weights: Vec<String>,
+}
+
+/// The format of a snapshot's files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotFormat {
+    /// Binary protobuf: `.caffemodel` and `.solverstate`.
+    BinaryProto,
+    /// HDF5: `.caffemodel.h5` and `.solverstate.h5`.
+    Hdf5,
 }
 
 /// The update rule; `solver/rules.rs` has the equations.
@@ -166,9 +177,6 @@ impl SolverSpec {
             0 => Err(SpecError::Solver(format!("{name} is 0: give at least 1"))),
             value => Ok(value),
         };
-        if solver.snapshot_format() == solver_parameter::SnapshotFormat::Hdf5 {
-            return error("snapshot_format HDF5 does not exist yet: use BINARYPROTO".to_owned());
-        }
         if solver.base_lr.is_none() {
             return error("base_lr is missing".to_owned());
         }
@@ -199,12 +207,16 @@ impl SolverSpec {
             test_iter: solver
                 .test_iter
                 .iter()
-                .map(|n| positive("test_iter", *n))
+                .map(|n| non_negative("test_iter", *n))
                 .collect::<Result<_, _>>()?,
             test_interval: non_negative("test_interval", solver.test_interval())?,
             test_initialization: solver.test_initialization(),
             snapshot: non_negative("snapshot", solver.snapshot())?,
             snapshot_prefix: solver.snapshot_prefix.clone(),
+            snapshot_format: match solver.snapshot_format() {
+                solver_parameter::SnapshotFormat::Hdf5 => SnapshotFormat::Hdf5,
+                solver_parameter::SnapshotFormat::Binaryproto => SnapshotFormat::BinaryProto,
+            },
             snapshot_after_train: solver.snapshot_after_train(),
             snapshot_diff: solver.snapshot_diff(),
             random_seed: u64::try_from(solver.random_seed()).ok(),

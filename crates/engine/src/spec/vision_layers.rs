@@ -36,7 +36,17 @@ pub struct ConvolutionSpec {
 impl ConvolutionSpec {
     /// Reads `convolution_param`, which Convolution shares with Deconvolution and Im2col.
     pub(crate) fn parse_param(layer: &LayerParameter) -> Parsed<Self> {
-        let param: caffe::ConvolutionParameter = layer.convolution_param.clone().unwrap_or_default();
+        let param = layer.convolution_param.clone().unwrap_or_default();
+        let num_output = required(param.num_output, "num_output")?;
+        let group = required(Some(param.group()), "group")?;
+        if num_output % group != 0 {
+            return Err(format!("num_output {num_output} is not a multiple of group {group}"));
+        }
+        Self::parse_windows(&param, num_output, group)
+    }
+
+    /// Reads all but `num_output` and `group`.
+    pub(super) fn parse_windows(param: &caffe::ConvolutionParameter, num_output: usize, group: usize) -> Parsed<Self> {
         let _: convolution_parameter::Engine = param.engine(); // Every engine means this one.
         let pair = |name: &str, list: &[u32], h: Option<u32>, w: Option<u32>| match (h, w) {
             (None, None) => Ok(usizes(list)),
@@ -61,11 +71,6 @@ impl ConvolutionSpec {
             (h, w) if param.pad.is_empty() => vec![h.unwrap_or(0) as usize, w.unwrap_or(0) as usize],
             _ => return Err("pad is given both as a list and as pad_h and pad_w: keep one".to_owned()),
         };
-        let num_output = required(param.num_output, "num_output")?;
-        let group = required(Some(param.group()), "group")?;
-        if num_output % group != 0 {
-            return Err(format!("num_output {num_output} is not a multiple of group {group}"));
-        }
         Ok(Self {
             num_output,
             bias_term: param.bias_term(),

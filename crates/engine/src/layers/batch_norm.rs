@@ -1,0 +1,330 @@
+//! BatchNorm: `y = (x - mean) / √(variance + eps)`, channel by channel: of the batch while training, of all batches so
+//! far in the phase TEST (or as `use_global_stats` says).
+//!
+//! ```prototxt
+//! layer { name: "bn1" type: "BatchNorm" bottom: "conv1" top: "conv1" batch_norm_param { eps: 1e-5 } }
+//! ```
+//!
+//! x is `(n, channels, …)`; without a second axis all is one channel. Three parameter blobs hold statistics that the
+//! solver leaves alone (their lr_mult is 0): with every batch in which its own mean and variance are used,
+//!
+//! ```text
+//! blob 0 ← fraction · blob 0 + mean
+//! blob 1 ← fraction · blob 1 + variance · m / (m - 1)     m values a channel
+//! blob 2 ← fraction · blob 2 + 1                          what to divide the others by
+//! ```
+//!
+//! Workers that train together normalise with the statistics of their own batches, as Caffe's solvers on several GPUs
+//! do. Being parameters, the three blobs are averaged wherever weights are: the mean of equally weighted statistics is
+//! that of all records, but for how the workers' means differ. Where only gradients are averaged, `sparknet-train`
+//! averages [statistics](crate::Net::statistics) beside them.
+
+use super::{
+    Arity, LayerDef,
+    channels::{Channels, keep_param_shape, top_gradient},
+};
+use crate::{
+    LayerError, Phase, Shape,
+    filler::Filler,
+    layer::{Backward, Context, Forward, Layer, ParamBlob, Params},
+    spec::BatchNormSpec,
+};
+
+/// The registry's entry.
+pub(super) const DEF: LayerDef = LayerDef {
+    type_name: "BatchNorm",
+    summary: "subtracts each channel's mean and divides by its standard deviation",
+    bottoms: Arity::Exactly(1),
+    tops: Arity::Exactly(1),
+    parse: BatchNormSpec::parse,
+    #[cfg(test)]
+    gradients: super::Gradients::Check(GRADIENT_CASES),
+};
+
+/// Gives each channel the mean 0 and the variance 1 (Ioffe and Szegedy 2015).
+pub struct BatchNorm {
+    spec: BatchNormSpec,
+    channels: Channels,
+    /// The shape of the first two parameters, once it is known.
+    statistics: Option<Shape>,
+    mean: Vec<f32>,
+    variance: Vec<f32>,
+    /// `1 / √(variance + eps)`, which backward needs too.
+    inverse_std: Vec<f32>,
+    /// What backward takes away from each gradient: a constant, and a multiple of y.
+    offset: Vec<f32>,
+    slope: Vec<f32>,
+    partial_sums: Vec<f64>,
+}
+
+impl BatchNorm {
+    /// A layer of this description.
+    pub fn new(spec: &BatchNormSpec) -> Self {
+        Self {
+            spec: spec.clone(),
+            channels: Channels::default(),
+            statistics: None,
+            mean: Vec::new(),
+            variance: Vec::new(),
+            inverse_std: Vec::new(),
+            offset: Vec::new(),
+            slope: Vec::new(),
+            partial_sums: Vec::new(),
+        }
+    }
+
+    fn uses_stored_statistics(&self, context: &Context) -> bool {
+        self.spec.use_global_stats.unwrap_or(context.phase == Phase::Test)
+    }
+
+    /// Values a channel.
+    fn values(&self) -> usize {
+        self.channels.outer * self.channels.inner
+    }
+
+    /// Takes mean and variance from the parameters.
+    fn take_stored_statistics(&mut self, params: &Params<'_>) {
+        let sum_weights = params[2][0];
+        let scale = if sum_weights == 0.0 { 0.0 } else { 1.0 / sum_weights };
+        for (own, stored) in [(&mut self.mean, &params[0]), (&mut self.variance, &params[1])] {
+            own.iter_mut()
+                .zip(stored)
+                .for_each(|(own, stored)| *own = scale * stored);
+        }
+    }
+
+    /// Takes mean and variance from the batch.
+    fn take_batch_statistics(&mut self, x: &[f32]) {
+        let values = self.values() as f64;
+        let (channels, partial, mean, variance) = (
+            self.channels,
+            &mut self.partial_sums,
+            &mut self.mean,
+            &mut self.variance,
+        );
+        channels.sum(
+            partial,
+            x,
+            x,
+            [],
+            #[inline(always)]
+            |x, _, []| [x],
+            |channel, [sum]| mean[channel] = (sum / values) as f32,
+        );
+        // From the mean's distances, not from the squares, whose difference would lose what a large mean leaves over.
+        channels.sum(
+            partial,
+            x,
+            x,
+            [mean],
+            #[inline(always)]
+            |x, _, [mean]| [(x - mean) * (x - mean)],
+            |channel, [sum]| variance[channel] = (sum / values) as f32,
+        );
+    }
+
+    /// Adds the batch's mean and variance to the parameters.
+    fn store_statistics(&self, params: &mut Params<'_>) {
+        let (fraction, values) = (self.spec.moving_average_fraction, self.values());
+        let unbiased = if values > 1 {
+            values as f32 / (values - 1) as f32
+        } else {
+            1.0
+        };
+        for (param, (batch, scale)) in [(&self.mean, 1.0), (&self.variance, unbiased)].into_iter().enumerate() {
+            let pairs = params.get_mut(param).iter_mut().zip(batch);
+            pairs.for_each(|(stored, batch)| *stored = scale * batch + fraction * *stored);
+        }
+        let sum_weights = &mut params.get_mut(2)[0];
+        *sum_weights = fraction * *sum_weights + 1.0;
+    }
+}
+
+impl Layer for BatchNorm {
+    fn reshape(&mut self, bottom: &[&Shape]) -> Result<Vec<Shape>, LayerError> {
+        let shape = bottom[0];
+        self.channels = match shape.num_axes() {
+            0 => {
+                return Err(LayerError::BottomShape {
+                    bottom: 0,
+                    shape: shape.clone(),
+                    fact: "there has to be an axis of records".to_owned(),
+                });
+            }
+            1 => Channels::new(shape, 1, 0),
+            _ => Channels::new(shape, 1, 1),
+        };
+        let count = self.channels.count;
+        keep_param_shape(shape, Shape::from([count]), &mut self.statistics)?;
+        let per_channel = [
+            &mut self.mean,
+            &mut self.variance,
+            &mut self.inverse_std,
+            &mut self.offset,
+            &mut self.slope,
+        ];
+        per_channel.into_iter().for_each(|values| values.resize(count, 0.0));
+        Ok(vec![shape.clone()])
+    }
+
+    fn params(&self) -> Vec<ParamBlob> {
+        let blob = |count: usize| ParamBlob {
+            shape: Shape::from([count]),
+            filler: Filler::Constant(0.0),
+        };
+        vec![blob(self.channels.count), blob(self.channels.count), blob(1)]
+    }
+
+    fn forward(&mut self, io: &mut Forward<'_>) -> Result<(), LayerError> {
+        if self.uses_stored_statistics(&io.context) {
+            self.take_stored_statistics(&io.params);
+        } else {
+            let x = if io.in_place { &io.top[0] } else { io.bottom.get(0) };
+            self.take_batch_statistics(x);
+            self.store_statistics(&mut io.params);
+        }
+        for (inverse_std, variance) in self.inverse_std.iter_mut().zip(&self.variance) {
+            *inverse_std = 1.0 / (variance + self.spec.eps).sqrt();
+        }
+        self.channels.map(
+            (!io.in_place).then(|| io.bottom.get(0)),
+            &mut io.top[0],
+            [&self.mean, &self.inverse_std],
+            #[inline(always)]
+            |x, [mean, inverse_std]| (x - mean) * inverse_std,
+        );
+        Ok(())
+    }
+
+    /// `dx = (dy - mean(dy) - mean(dy · y) · y) / √(variance + eps)`; with stored statistics, which do not depend on x,
+    /// without the two means.
+    fn backward(&mut self, io: &mut Backward<'_>) {
+        if !io.propagate_down[0] {
+            return;
+        }
+        let elsewhere = (!io.in_place).then(|| io.top_diff.get(0));
+        if self.uses_stored_statistics(&io.context) {
+            return self.channels.map(
+                elsewhere,
+                &mut io.bottom_diff[0],
+                [&self.inverse_std],
+                #[inline(always)]
+                |dy, [inverse_std]| dy * inverse_std,
+            );
+        }
+        let (y, values) = (io.top.get(0), self.values() as f64);
+        let (inverse_std, offset, slope) = (&self.inverse_std, &mut self.offset, &mut self.slope);
+        self.channels.sum(
+            &mut self.partial_sums,
+            top_gradient(io.top_diff, &io.bottom_diff[0], io.in_place),
+            y,
+            [],
+            #[inline(always)]
+            |dy, y, []| [dy, dy * y],
+            |channel, [sum_dy, sum_dy_y]| {
+                let scale = f64::from(inverse_std[channel]) / values;
+                offset[channel] = (scale * sum_dy) as f32;
+                slope[channel] = (scale * sum_dy_y) as f32;
+            },
+        );
+        self.channels.map_pairs(
+            elsewhere,
+            y,
+            &mut io.bottom_diff[0],
+            [inverse_std, offset, slope],
+            #[inline(always)]
+            |dy, y, [inverse_std, offset, slope]| dy * inverse_std - offset - slope * y,
+        );
+    }
+
+    fn can_run_in_place(&self) -> bool {
+        true
+    }
+
+    fn reads_top_in_backward(&self) -> bool {
+        self.spec.use_global_stats != Some(true)
+    }
+}
+
+#[cfg(test)]
+const fn case(bottoms: &'static [&'static [usize]], params: &'static str) -> super::GradientCase {
+    super::GradientCase {
+        bottoms,
+        params,
+        tops: 1,
+        fill: super::Fill::Normal,
+    }
+}
+
+#[cfg(test)]
+pub(super) const GRADIENT_CASES: &[super::GradientCase] = &[
+    case(&[&[3, 2, 2, 3]], ""),
+    case(&[&[6, 4]], "batch_norm_param { eps: 0.1 }"),
+    case(&[&[8]], "batch_norm_param { eps: 0.1 }"),
+    case(&[&[3, 2, 4]], "batch_norm_param { use_global_stats: true eps: 0.5 }"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::super::gradient_check::{input, net, run};
+    use crate::Net;
+
+    fn layer(dims: &[usize], params: &str) -> Result<Net, String> {
+        let layer = format!("layer {{ name: 'L' type: 'BatchNorm' bottom: 'x' top: 'y' {params} }}");
+        net(&format!("{}{layer}", input("x", dims)))
+    }
+
+    #[test]
+    fn statistics_are_kept_over_batches_and_written_to_models() {
+        let params = "batch_norm_param { moving_average_fraction: 0.5 }";
+        let mut net = layer(&[5, 1], params).unwrap();
+        run(&mut net, &[("x", &[1.0, 2.0, 3.0, 4.0, 5.0])]).unwrap();
+        // The mean of the first is 3 and its unbiased variance 10 / 4.
+        run(&mut net, &[("x", &[5.0; 5])]).unwrap();
+        assert_eq!(net.param_arena(), [0.5 * 3.0 + 5.0, 0.5 * 2.5, 1.5]);
+        assert_eq!(net.statistics().collect::<Vec<_>>(), [0..1, 1..2, 2..3]);
+        assert!(net.params().iter().all(|param| param.lr_mult == 0.0));
+        let blobs = &net.to_proto(net.param_arena(), None).layer[1].blobs;
+        assert_eq!(blobs.iter().map(|blob| blob.data.len()).collect::<Vec<_>>(), [1, 1, 1]);
+    }
+
+    #[test]
+    fn without_any_statistics_mean_and_variance_are_zero_as_in_caffe() {
+        let mut net = layer(&[2, 1], "batch_norm_param { use_global_stats: true eps: 0.25 }").unwrap();
+        assert_eq!(run(&mut net, &[("x", &[3.0, -1.0])]).unwrap()["y"], [6.0, -2.0]);
+        assert_eq!(net.param_arena(), [0.0; 3]);
+    }
+
+    #[test]
+    fn a_large_mean_leaves_the_variance_alone() {
+        let mut net = layer(&[64, 2, 4], "batch_norm_param { eps: 0 }").unwrap();
+        let x: Vec<f32> = (0..64 * 8).map(|i| 10_000.0 + (i % 2) as f32).collect();
+        let blobs = run(&mut net, &[("x", &x)]).unwrap();
+        let y = |i: usize| if i.is_multiple_of(2) { -1.0 } else { 1.0 };
+        assert!(
+            (0..x.len()).all(|i| (blobs["y"][i] - y(i)).abs() < 1e-3),
+            "{:?}",
+            blobs["y"]
+        );
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_the_remedy() {
+        let error = layer(&[], "").err().unwrap();
+        assert!(
+            error.contains("layer 'L' (BatchNorm): bottom 0 has shape ()"),
+            "{error}"
+        );
+        let error = layer(&[2, 3], "param { lr_mult: 1 }").err().unwrap();
+        assert!(error.contains("give lr_mult 0"), "{error}");
+        let error = layer(&[2, 3], "batch_norm_param { eps: -1 }").err().unwrap();
+        assert!(error.contains("eps is -1"), "{error}");
+        let mut net = layer(&[2, 3], "param { lr_mult: 0 }").unwrap();
+        let error = net.reshape_feed(0, &[[2, 4].into()]).unwrap_err().to_string();
+        assert!(
+            error.contains("layer 'L' (BatchNorm)") && error.contains("(2, 4)"),
+            "{error}"
+        );
+        net.reshape_feed(0, &[[5, 3].into()]).unwrap();
+    }
+}

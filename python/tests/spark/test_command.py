@@ -1,0 +1,224 @@
+"""`sparknet --master …`: the flags and the output of a run without Spark, and its faults in a sentence each."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import sparknet
+from clusters import STANDALONE_SETTINGS, environment, standalone
+from pyspark.sql import SparkSession
+
+from golden import GOLDEN, PROJECT
+
+BINARY = Path(os.environ.get("SPARKNET", PROJECT / "target/release/sparknet"))
+LMDB = GOLDEN / "data" / "raw_lmdb"
+CONF = ["--spark-conf", "spark.ui.enabled=false", "--spark-conf", "spark.sql.shuffle.partitions=2"]
+
+NET = f"""
+name: "tiny"
+layer {{ name: "data" type: "Data" top: "data" top: "label" include {{ phase: TRAIN }}
+  transform_param {{ scale: 0.00390625 }} data_param {{ source: "{LMDB}" backend: LMDB batch_size: 8 }} }}
+layer {{ name: "data" type: "Data" top: "data" top: "label" include {{ phase: TEST }}
+  transform_param {{ scale: 0.00390625 }} data_param {{ source: "{LMDB}" backend: LMDB batch_size: 20 }} }}
+layer {{ name: "ip1" type: "InnerProduct" bottom: "data" top: "ip1"
+  inner_product_param {{ num_output: 20 weight_filler {{ type: "xavier" }} }} }}
+layer {{ name: "relu1" type: "ReLU" bottom: "ip1" top: "ip1" }}
+layer {{ name: "ip2" type: "InnerProduct" bottom: "ip1" top: "ip2"
+  inner_product_param {{ num_output: 10 weight_filler {{ type: "xavier" }} }} }}
+layer {{ name: "accuracy" type: "Accuracy" bottom: "ip2" bottom: "label" top: "accuracy" include {{ phase: TEST }} }}
+layer {{ name: "loss" type: "SoftmaxWithLoss" bottom: "ip2" bottom: "label" top: "loss" }}
+"""
+
+SOLVER = """
+net: "net.prototxt" base_lr: 0.05 lr_policy: "fixed" momentum: 0.9 max_iter: 100 display: 50 test_iter: 5
+test_interval: 50 random_seed: 7 snapshot_prefix: "tiny"
+"""
+
+
+def command(folder, *args, **variables) -> subprocess.CompletedProcess[str]:
+    given = {name: value for name, value in (environment() | variables).items() if value is not None}
+    words = [str(BINARY), *(str(arg) for arg in args)]
+    return subprocess.run(words, cwd=folder, env=given, capture_output=True, text=True, timeout=240)
+
+
+def succeeds(folder, *args) -> str:
+    done = command(folder, *args)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stderr == ""
+    return done.stdout
+
+
+def fails(folder, *args, **variables) -> str:
+    """The sentence of a command that fails, which is all that it says and all that it does."""
+    before = sorted(path.name for path in folder.iterdir())
+    done = command(folder, *args, **variables)
+    assert done.returncode == 1 and done.stdout == "", done
+    assert sorted(path.name for path in folder.iterdir()) == before
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    return done.stderr.removeprefix("error: ").strip()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with a net, and the weights and the output of a run on local[2]."""
+    folder = tmp_path_factory.mktemp("command")
+    (folder / "net.prototxt").write_text(NET)
+    (folder / "solver.prototxt").write_text(SOLVER)
+    flags = ["--workers", 2, "--threads", 2, "--tau", 5, "--events", "events.jsonl", "--log", "run.log"]
+    evaluated = ["--evaluation-json", "evaluation.json"]
+    out = succeeds(folder, "train", "--solver", "solver.prototxt", "--master", "local[2]", *flags, *evaluated, *CONF)
+    (folder / "output.txt").write_text(out)
+    return folder
+
+
+def shapes(text: str) -> list[str]:
+    """Lines without their numbers, so that runs can be compared."""
+    return [re.sub(r"[-+]?\d[\d.e+-]*", "N", line).rstrip() for line in text.splitlines()]
+
+
+def test_train_prints_and_writes_what_it_does_without_spark(place, tmp_path):
+    for name in ("net.prototxt", "solver.prototxt"):
+        (tmp_path / name).write_text((place / name).read_text())
+    flags = ["--workers", 2, "--threads", 2, "--tau", 5, "--events", "events.jsonl", "--log", "run.log"]
+    here = succeeds(tmp_path, "train", "--solver", "solver.prototxt", *flags, "--evaluation-json", "evaluation.json")
+    there = (place / "output.txt").read_text()
+    # Only a run without Spark has snapshots.
+    progress = [[line for line in shapes(text) if not line.startswith("snapshot")] for text in (here, there)]
+    ends = [lines.index("finished after N iterations in N s, N images/s") for lines in progress]
+    assert progress[0][: ends[0]] == progress[1][: ends[1]] and ends[0] == 6
+    for lines, end in zip(progress, ends, strict=True):
+        assert " class  support  precision  recall  F1" in [f" {'  '.join(line.split())}" for line in lines[end:]]
+    assert there.splitlines()[-1] == "weights: tiny_iter_100.caffemodel, to resume: tiny_iter_100.solverstate"
+    kinds = {}
+    for name, folder in (("here", tmp_path), ("there", place)):
+        lines = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+        kinds[name] = [(line["event"], sorted(line)) for line in lines if line["event"] != "snapshot"]
+        assert len((folder / "run.log").read_text().splitlines()) == len(lines)
+        report = json.loads((folder / "evaluation.json").read_text())
+        assert report["iteration"] == 100 and report["tests"][0]["records"] == 96
+        assert report["tests"][0]["evaluation"]["accuracy"] > 0.7
+    assert kinds["here"] == kinds["there"]
+
+
+def test_test_and_features(place, tmp_path):
+    weights = ["--model", "net.prototxt", "--weights", "tiny_iter_100.caffemodel"]
+    here = succeeds(place, "test", *weights, "--json")
+    there = succeeds(place, "test", *weights, "--json", "--master", "local[2]", "--workers", 3, *CONF)
+    here, there = json.loads(here), json.loads(there)
+    assert there["evaluation"] == here["evaluation"] and there["records"] == 96
+    assert there["scores"] == pytest.approx(here["scores"], abs=1e-6)
+
+    features = ["features", *weights, "--blobs", "ip1,ip2", "--master", "local[2]", *CONF]
+    out = tmp_path / "features"
+    assert succeeds(place, *features, "--output", out) == f"{out}: 96 records\n"
+    rows = [json.loads(line) for part in sorted(out.glob("part-*")) for line in part.read_text().splitlines()]
+    assert all(sorted(row) == ["SampleID", "ip1", "ip2"] for row in rows)
+    net = sparknet.Net(str(place / "net.prototxt"), str(place / "tiny_iter_100.caffemodel"), phase=sparknet.TEST)
+    net.forward()
+    # The net's own batch has the records in the order of their keys.
+    rows = sorted(rows, key=lambda row: row["SampleID"])
+    for blob in ("ip1", "ip2"):
+        expected = net.blobs[blob].data
+        assert [row[blob] for row in rows[:20]] == [pytest.approx(values, rel=1e-5) for values in expected.tolist()]
+    assert fails(place, *features, "--output", out) == f"{out} exists already: remove it, or name another --output"
+
+
+def test_a_run_goes_on_from_a_snapshot_on_another_cluster_to_the_same_bits(place, tmp_path):
+    settings = [word for name, value in STANDALONE_SETTINGS.items() for word in ("--spark-conf", f"{name}={value}")]
+    train = ["train", "--solver", "solver.prototxt", "--workers", 2, "--threads", 2, "--tau", 5, "--quiet"]
+    train += ["--data", LMDB, "--test-data", LMDB]
+    begun = tmp_path / "begun.caffemodel"
+    out = succeeds(place, *train, "--master", "local[2]", "--max-iter", 60, "--model", begun, *CONF)
+    assert out.splitlines()[-1] == f"weights: {begun}, to resume: {begun.with_suffix('.solverstate')}"
+    with standalone(tmp_path) as master:
+        resumed = [*train, "--snapshot", begun.with_suffix(".solverstate"), "--master", master, *settings]
+        out = succeeds(place, *resumed, "--model", tmp_path / "out")
+    assert out.splitlines()[-1] == f"weights: {tmp_path / 'out'}, to resume: {tmp_path / 'out'}.solverstate"
+    assert (tmp_path / "out").read_bytes() == (place / "tiny_iter_100.caffemodel").read_bytes()
+
+
+def test_ctrl_c_keeps_what_was_committed(place, tmp_path):
+    (tmp_path / "net.prototxt").write_text(NET)
+    (tmp_path / "solver.prototxt").write_text(
+        SOLVER.replace("max_iter: 100", "max_iter: 100000000").replace("display: 50", "display: 5000")
+    )
+    words = [BINARY, "train", "--solver", "solver.prototxt", "--master", "local[2]", "--workers", "2", *CONF]
+    words += ["--tau", "5", "--events", "events.jsonl", "--model", "kept.caffemodel", "--no-progress"]
+    running = subprocess.Popen(
+        [str(word) for word in words],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        events, give_up_at = tmp_path / "events.jsonl", time.monotonic() + 120
+        # The driver keeps a round about every ten seconds.
+        while not events.exists() or events.read_text().count('"round"') < 1 or not committed(events):
+            assert running.poll() is None and time.monotonic() < give_up_at
+            time.sleep(0.1)
+        running.send_signal(signal.SIGINT)
+        out, error = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == 0, error
+    found = re.search(r"stopped after (\d+) iterations; to go on: sparknet train (.*)", out)
+    assert (
+        found and int(found[1]) > 0 and "--snapshot kept.solverstate" in found[2] and "--master 'local[2]'" in found[2]
+    )
+    sparknet.Net(str(tmp_path / "net.prototxt"), str(tmp_path / "kept.caffemodel"), phase=sparknet.TEST)
+
+
+def committed(events: Path) -> bool:
+    lines = [json.loads(line) for line in events.read_text().splitlines() if line.endswith("}")]
+    return any(line["event"] == "iteration" and line["elapsed_s"] > 12 for line in lines)
+
+
+def test_faults_are_said_in_a_sentence(place, tmp_path):
+    train = ["train", "--solver", "solver.prototxt", "--workers", 2, "--master", "local[2]", *CONF]
+    assert fails(place, *train, "--data", "nowhere") == (
+        "nowhere does not exist: correct the path, or bring the data there"
+    )
+    assert fails(place, *train, "--data", LMDB, "--test-data", LMDB, "--spark-conf", "spark") == (
+        "--spark-conf spark has no value: write KEY=VALUE, as in spark.executor.memory=4g"
+    )
+    assert fails(place, *train, "--workers", 3).startswith("3 workers have to run at once, but Spark has slots for 2")
+
+
+def test_a_wrong_column_is_said_in_a_sentence(place, tmp_path, spark: SparkSession):
+    spark.createDataFrame([("a", 1)], "data string, label int").write.parquet(str(tmp_path / "table"))
+    train = ["train", "--solver", "solver.prototxt", "--master", "local[2]", "--data", tmp_path / "table", *CONF]
+    assert fails(place, *train).startswith("column data is string: features are an array of numbers")
+
+
+def test_what_is_missing_is_said_before_spark_starts(place, tmp_path):
+    train = ["train", "--solver", "solver.prototxt", "--master", "local[2]"]
+    bare = {"SPARK_HOME": None, "PYSPARK_PYTHON": None, "PYSPARK_DRIVER_PYTHON": None}
+    (tmp_path / "bin").mkdir()
+    assert fails(place, *train, PATH=str(tmp_path / "bin"), JAVA_HOME=None) == (
+        "java is missing, which Spark needs: install Java 17 or newer, or set JAVA_HOME"
+    )
+    assert fails(place, *train, JAVA_HOME=str(tmp_path)).startswith("JAVA_HOME has no bin/java: ")
+    (tmp_path / "bin" / "java").touch()
+    path = {"PATH": str(tmp_path / "bin"), "JAVA_HOME": None}
+    assert fails(place, *train, "--python", "/nowhere/python", **path).startswith("/nowhere/python cannot be started (")
+    other = tmp_path / "other"
+    other.write_text(f'#!/bin/sh\nexec {sys.executable} -S -I "$@"\n')
+    other.chmod(0o755)
+    assert f"{other} has no package sparknet: install its wheel" in fails(
+        place, *train, "--python", other, **bare, **path
+    )
+    assert fails(place, *train, SPARK_HOME=str(tmp_path)) == (
+        f"{tmp_path}/bin/spark-submit: this file does not exist: set SPARK_HOME to a Spark, or unset it"
+    )
+    assert fails(place, *train, "--allow-nan") == "--allow-nan does not go with --master: leave it out"
+    assert fails(place, "train", "--solver", "solver.prototxt", "--data", "x").startswith(
+        "--data is for Spark: give --master"
+    )
