@@ -54,7 +54,7 @@ def numbers(frame: DataFrame, columns: Sequence[tuple[str, int]]) -> Column:
     parts = []
     for name, count in columns:
         kind = _type_of(frame, name)
-        column = F.col(_quoted(name))
+        column = F.col(quoted(name))
         if isinstance(kind, T.NumericType | T.BooleanType) and count == 1:
             whole = column.cast("int") if isinstance(kind, T.BooleanType) else column
             parts.append(F.array(whole.cast("float")))
