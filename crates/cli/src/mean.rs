@@ -10,7 +10,7 @@ use crate::{Outcome, output};
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The LMDB, IDX file or CIFAR-10 file
+    /// The LMDB, LevelDB, IDX file or CIFAR-10 file
     db: PathBuf,
     /// The .binaryproto to write
     out: PathBuf,

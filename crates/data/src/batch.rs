@@ -81,11 +81,11 @@ pub struct Batch {
     pub data: Vec<f32>,
     /// `(count)`: the Datums' labels.
     pub labels: Vec<f32>,
+    /// `(count, numbers)`: what records have beside values and label, which is mostly nothing.
+    pub numbers: Vec<f32>,
     /// `(count, …)` each: the arrays of a source whose records are such ([`Source::array_lengths`]); `data` and `labels`
     /// are then empty.
     pub arrays: Vec<Vec<f32>>,
-    /// `(count, numbers)`: what records have beside values and label, which is mostly nothing.
-    pub numbers: Vec<f32>,
     /// Records in this batch: `batch_size`, or fewer in the last batch of [`End::Stop`].
     pub count: usize,
     /// The batch's global number. With [`Shard::Records`] the workers' batches of one iteration share it, with
@@ -314,6 +314,8 @@ impl Producer {
         }
         let mut batch = self.spares.try_recv().unwrap_or_default();
         let size: usize = self.output_shape.iter().product();
+        let numbers = self.source.numbers_per_record();
+        resize(&mut batch.numbers, count.saturating_mul(numbers))?;
         let lengths = self.source.array_lengths();
         batch.arrays.resize_with(lengths.len(), Vec::new);
         for (array, length) in batch.arrays.iter_mut().zip(lengths) {
@@ -323,8 +325,6 @@ impl Producer {
             resize(&mut batch.data, count.saturating_mul(size))?;
             resize(&mut batch.labels, count)?;
         }
-        let numbers = self.source.numbers_per_record();
-        resize(&mut batch.numbers, count.saturating_mul(numbers))?;
         for item in 0..count {
             if self.stop.load(Ordering::Relaxed) {
                 return Ok(None);

@@ -149,7 +149,7 @@ fn every_damage_is_found() {
                 true
             };
             let is_log = name.ends_with(".log") || name.starts_with("MANIFEST");
-            let step = (bytes.len() / 60).max(1);
+            let step = (bytes.len() / 30).max(1);
             let mut found = 0;
             for at in (0..bytes.len()).step_by(step) {
                 let mut damaged = bytes.clone();

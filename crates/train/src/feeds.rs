@@ -434,8 +434,7 @@ impl Feeds {
                 let Batch {
                     data, labels, arrays, ..
                 } = &mut feed.batch;
-                let values = arrays.iter_mut().chain([data, labels]);
-                let mut tops = values.enumerate().take(feed.tops);
+                let mut tops = arrays.iter_mut().chain([data, labels]).enumerate().take(feed.tops);
                 tops.try_for_each(|(top, values)| swap(top, values))?;
             }
             for (top, column) in feed.columns.iter_mut().enumerate() {

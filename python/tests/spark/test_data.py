@@ -106,3 +106,35 @@ def test_what_cannot_train_is_said_in_a_sentence(spark, solver, train):
     with pytest.raises(TrainingError, match="64 values, but 1x9x9 are 81"):
         estimator(solver, inputShape=[1, 9, 9]).fit(train)
     assert np.isfinite(estimator(solver, maxIter=1).fit(train).evaluate(train).loss)
+
+
+COS_NET = """
+layer { name: "data" type: "CoSData" top: "data" top: "hint" top: "label"
+  cos_data_param { batch_size: 10
+    top { name: "image" type: RAW_IMAGE channels: 1 height: 8 width: 8 transform_param { scale: 0.00390625 } }
+    top { name: "hint" type: FLOAT_ARRAY channels: 4 sample_num_axes: 1 }
+    top { name: "class" type: INT sample_num_axes: 0 } } }
+layer { name: "flat" type: "Flatten" bottom: "data" top: "flat" }
+layer { name: "both" type: "Concat" bottom: "flat" bottom: "hint" top: "both" }
+layer { name: "ip" type: "InnerProduct" bottom: "both" top: "ip" inner_product_param { num_output: 4 } }
+layer { name: "accuracy" type: "Accuracy" bottom: "ip" bottom: "label" top: "accuracy" include { phase: TEST } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }
+"""
+
+
+def test_a_cos_data_layer_takes_a_column_a_top(spark, solver):
+    # Only the hint tells the class.
+    rows = [(bytearray(64), [int(place == i % 4) for place in range(4)], i % 4) for i in range(60)]
+    rows[17] = (rows[17][0], [1, 0, 0], rows[17][2])
+    rows[18] = (rows[18][0], None, rows[18][2])
+    frame = spark.createDataFrame(rows, "image binary, hint array<int>, class int").coalesce(1)
+    model = estimator(solver, net=COS_NET, numWorkers=1, onBadRow="skip").fit(frame)
+    assert model.summary.badRows == 2
+    found = model.evaluate(frame)
+    assert (found.records, found.accuracy) == (58, 1.0)
+    out = model.transform(frame).select("class", "prediction").collect()
+    assert [row["prediction"] for row in out] == [None if i in (17, 18) else row["class"] for i, row in enumerate(out)]
+    with pytest.raises(ColumnError, match="there is no column hint; the DataFrame has image, class"):
+        estimator(solver, net=COS_NET, numWorkers=1).fit(frame.drop("hint"))
+    with pytest.raises(ColumnError, match="CoSData layer wants an array of 4 numbers"):
+        estimator(solver, net=COS_NET, numWorkers=1).fit(frame.withColumn("hint", frame["class"]))
