@@ -105,8 +105,7 @@ impl PythonLayer {
             let tops: Vec<PyReadonlyArray1<'_, f32>> =
                 self.runner(py)?.call_method1("forward", arguments)?.extract()?;
             for (top, values) in io.top.iter_mut().zip(&tops) {
-                let length = top.len();
-                top.copy_from_slice(same_length(values.as_slice()?, length)?);
+                copy(values.as_slice()?, top)?;
             }
             Ok(())
         })
@@ -123,9 +122,7 @@ impl PythonLayer {
             let (bottoms, param_diffs): (Vec<PyReadonlyArray1<'_, f32>>, Vec<PyReadonlyArray1<'_, f32>>) =
                 self.runner(py)?.call_method1("backward", arguments)?.extract()?;
             for (i, values) in bottoms.iter().enumerate().filter(|(i, _)| io.propagate_down[*i]) {
-                let diff = &mut io.bottom_diff[i];
-                let length = diff.len();
-                diff.copy_from_slice(same_length(values.as_slice()?, length)?);
+                copy(values.as_slice()?, &mut io.bottom_diff[i])?;
             }
             for (i, values) in param_diffs.iter().enumerate() {
                 if io.param_propagate_down[i] {
@@ -180,6 +177,11 @@ fn blobs<'py>(py: Python<'py>, blobs: &Blobs<'_>) -> PyResult<Bound<'py, PyList>
 /// Copies, flat.
 fn params<'py>(py: Python<'py>, params: &Params<'_>) -> PyResult<Bound<'py, PyList>> {
     PyList::new(py, (0..params.len()).map(|i| PyArray1::from_slice(py, &params[i])))
+}
+
+fn copy(values: &[f32], target: &mut [f32]) -> PyResult<()> {
+    target.copy_from_slice(same_length(values, target.len())?);
+    Ok(())
 }
 
 /// The runner checks shapes; here nothing may depend on that.

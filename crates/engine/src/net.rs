@@ -599,14 +599,16 @@ impl Net {
     /// What went wrong in the last backward pass: nothing, unless code from outside computes a layer.
     ///
     /// # Errors
-    /// What the last such layer says; its gradients are then zero.
+    /// What the first such layer says that ran; its gradients are then zero.
     pub fn check_backward(&mut self) -> Result<(), Error> {
+        let mut first = Ok(());
         for (layer, spec) in self.layers.iter_mut().zip(&self.spec.layers).rev() {
+            // All are taken, so that none comes up after another pass.
             if let Some(error) = layer.layer.take_backward_error() {
-                return Err(layer_error(spec, error));
+                first = first.and(Err(layer_error(spec, error)));
             }
         }
-        Ok(())
+        first
     }
 
     /// Sets all parameter gradients to zero.
