@@ -44,7 +44,7 @@ test_interval: 50 random_seed: 7 snapshot_prefix: "tiny"
 def command(folder, *args, **variables) -> subprocess.CompletedProcess[str]:
     given = {name: value for name, value in (environment() | variables).items() if value is not None}
     words = [str(BINARY), *(str(arg) for arg in args)]
-    return subprocess.run(words, cwd=folder, env=given, capture_output=True, text=True, timeout=240)
+    return subprocess.run(words, cwd=folder, env=given, capture_output=True, text=True, timeout=600)
 
 
 def succeeds(folder, *args) -> str:
@@ -159,13 +159,13 @@ def test_ctrl_c_keeps_what_was_committed(place, tmp_path):
         text=True,
     )
     try:
-        events, give_up_at = tmp_path / "events.jsonl", time.monotonic() + 120
+        events, give_up_at = tmp_path / "events.jsonl", time.monotonic() + 600
         # The driver keeps a round about every ten seconds.
         while not events.exists() or events.read_text().count('"round"') < 1 or not committed(events):
             assert running.poll() is None and time.monotonic() < give_up_at
             time.sleep(0.1)
         running.send_signal(signal.SIGINT)
-        out, error = running.communicate(timeout=60)
+        out, error = running.communicate(timeout=300)
     finally:
         running.kill()
     assert running.returncode == 0, error
