@@ -44,7 +44,7 @@ test_interval: 50 random_seed: 7 snapshot_prefix: "tiny"
 def command(folder, *args, **variables) -> subprocess.CompletedProcess[str]:
     given = {name: value for name, value in (environment() | variables).items() if value is not None}
     words = [str(BINARY), *(str(arg) for arg in args)]
-    return subprocess.run(words, cwd=folder, env=given, capture_output=True, text=True, timeout=240)
+    return subprocess.run(words, cwd=folder, env=given, capture_output=True, text=True, timeout=600)
 
 
 def succeeds(folder, *args) -> str:
@@ -93,7 +93,7 @@ def test_train_prints_and_writes_what_it_does_without_spark(place, tmp_path):
     ends = [lines.index("finished after N iterations in N s, N images/s") for lines in progress]
     assert progress[0][: ends[0]] == progress[1][: ends[1]] and ends[0] == 6
     for lines, end in zip(progress, ends, strict=True):
-        assert " class  support  precision  recall  F1" in [f" {'  '.join(line.split())}" for line in lines[end:]]
+        assert ["class", "support", "precision", "recall", "FN"] in [line.split() for line in lines[end:]]
     assert there.splitlines()[-1] == "weights: tiny_iter_100.caffemodel, to resume: tiny_iter_100.solverstate"
     kinds = {}
     for name, folder in (("here", tmp_path), ("there", place)):
@@ -159,13 +159,13 @@ def test_ctrl_c_keeps_what_was_committed(place, tmp_path):
         text=True,
     )
     try:
-        events, give_up_at = tmp_path / "events.jsonl", time.monotonic() + 120
+        events, give_up_at = tmp_path / "events.jsonl", time.monotonic() + 600
         # The driver keeps a round about every ten seconds.
         while not events.exists() or events.read_text().count('"round"') < 1 or not committed(events):
             assert running.poll() is None and time.monotonic() < give_up_at
             time.sleep(0.1)
         running.send_signal(signal.SIGINT)
-        out, error = running.communicate(timeout=60)
+        out, error = running.communicate(timeout=300)
     finally:
         running.kill()
     assert running.returncode == 0, error
