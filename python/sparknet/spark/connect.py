@@ -10,12 +10,13 @@ import hashlib
 import os
 import socket
 import tempfile
-from dataclasses import dataclass
 from typing import Any
 
 from pyspark.ml.util import MLWriter
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
+
+from sparknet.spark.predict import Content, file_name
 
 #: What goes as a file; far below the 128 MB that a message of Spark Connect may have.
 MAX_INLINE_BYTES = 1 << 20
@@ -28,23 +29,6 @@ def is_connect(spark: SparkSession) -> bool:
     return type(spark).__module__.startswith("pyspark.sql.connect.")
 
 
-@dataclass(frozen=True)
-class Content:
-    """Bytes that tasks can read: `inline`, or else a file that Spark brings to them."""
-
-    digest: str
-    inline: bytes | None
-
-    def read(self) -> bytes:
-        """The bytes; in a task."""
-        if self.inline is not None:
-            return self.inline
-        from pyspark import SparkFiles
-
-        with open(SparkFiles.get(_file_name(self.digest)), "rb") as file:
-            return file.read()
-
-
 def content(spark: SparkSession, of: bytes) -> Content:
     """Makes bytes known to the tasks of a session."""
     digest = hashlib.sha256(of).hexdigest()
@@ -53,16 +37,12 @@ def content(spark: SparkSession, of: bytes) -> Content:
     key = (spark.session_id, digest)
     if key not in _sent:
         with tempfile.TemporaryDirectory(prefix="sparknet-") as folder:
-            path = os.path.join(folder, _file_name(digest))
+            path = os.path.join(folder, file_name(digest))
             with open(path, "wb") as file:
                 file.write(of)
             spark.addArtifacts(path, file=True)
         _sent.add(key)
     return Content(digest, None)
-
-
-def _file_name(digest: str) -> str:
-    return f"sparknet-{digest[:32]}"
 
 
 def address(spark: SparkSession) -> str | None:
