@@ -12,7 +12,7 @@
 //!     .inner_product("ip1", "pool1", 500).weight_filler("xavier")
 //!     .relu("relu1", "ip1").in_place()
 //!     .inner_product("ip2", "ip1", 10).weight_filler("xavier")
-//!     .layer("scale", "Eltwise", "ip2", "eltwise_param { coeff: 0.5 }")
+//!     .layer("scale", "Power", "ip2", "power_param { scale: 0.5 }")
 //!     .softmax_with_loss("loss", ["scale", "label"]);
 //! let net = Net::new(builder.build(Phase::Train)?, &mut NoData, 1)?;
 //! assert_eq!(net.blob_shape("pool1")?.dims(), [64, 20, 12, 12]);
