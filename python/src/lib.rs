@@ -34,8 +34,8 @@ mod _native {
         set_num_threads,
         solver::PySolver,
         spark::{
-            PyListener, PyLmdb, PyPackedJob, PyPredictor, PyRows, PyRowsWriter, evaluate_part, evaluation, read_snapshot,
-            solverstate, train_in_process, train_worker,
+            PyListener, PyLmdb, PyPackedJob, PyPredictor, PyRows, PyRowsWriter, evaluate_part, evaluation,
+            read_snapshot, solverstate, train_in_process, train_worker,
         },
     };
 
