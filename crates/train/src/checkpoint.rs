@@ -287,11 +287,11 @@ impl Resume {
         })
     }
 
-    /// The same as commits have it: the model of all, worker 0's state, and what each worker holds beside them.
+    /// The same as every worker would have committed it, in order of rank.
     ///
     /// # Errors
     /// The model cannot be read.
-    pub fn to_commit(&self, workers: usize) -> Result<(Vec<u8>, Vec<u8>, Vec<Vec<u8>>), Error> {
+    pub fn to_commits(&self, workers: usize) -> Result<Vec<Commit>, Error> {
         let model = match &self.model {
             Some(model) => model.encode_to_vec(),
             None => read_weights(&self.model())?.encode_to_vec(),
@@ -299,8 +299,16 @@ impl Resume {
         let mut state = self.state.clone();
         let mut parts = std::mem::take(&mut state.worker);
         parts.resize(workers, WorkerState::default());
-        let parts = parts.iter().map(WorkerState::encode_to_vec).collect();
-        Ok((model, state.encode_to_vec(), parts))
+        let (mut model, mut state) = (Some(model), Some(state.encode_to_vec()));
+        let commits = parts.iter().map(|part| Commit {
+            iteration: self.iteration(),
+            finished: false,
+            // Worker 0 speaks for all.
+            model: model.take(),
+            state: state.take(),
+            worker: part.encode_to_vec(),
+        });
+        Ok(commits.collect())
     }
 
     /// Iterations done.

@@ -12,7 +12,7 @@ use prost::Message;
 use pyo3::{
     exceptions::PyValueError,
     prelude::*,
-    types::{PyBytes, PyDict},
+    types::{PyBytes, PyDict, PyTuple},
 };
 use sparknet_engine::Net;
 use sparknet_proto::{binary, caffe::SolverParameter};
@@ -216,10 +216,9 @@ pub fn solverstate<'py>(
     Ok(PyBytes::new(py, &written))
 }
 
-/// A snapshot as it was committed: iteration, seed, model, state, and each worker's own.
+/// A snapshot as its workers would have committed it: iteration, seed, model, state, and each worker's own.
 #[pyfunction]
 #[pyo3(signature = (path, *, workers, sync, tau, history))]
-#[allow(clippy::type_complexity)]
 pub fn read_snapshot<'py>(
     py: Python<'py>,
     path: PathBuf,
@@ -227,19 +226,17 @@ pub fn read_snapshot<'py>(
     sync: &str,
     tau: u64,
     history: &str,
-) -> PyResult<(
-    u64,
-    Option<u64>,
-    Bound<'py, PyBytes>,
-    Bound<'py, PyBytes>,
-    Vec<Bound<'py, PyBytes>>,
-)> {
+) -> PyResult<Bound<'py, PyTuple>> {
     let flags = sync_of(sync, tau, history)?.flags();
     let found = Resume::read(&path, workers, &flags).map_err(to_python)?;
-    let (model, state, parts) = found.to_commit(workers).map_err(to_python)?;
-    let bytes = |content: &Vec<u8>| PyBytes::new(py, content);
-    let parts = parts.iter().map(bytes).collect();
-    Ok((found.iteration(), found.run_seed(), bytes(&model), bytes(&state), parts))
+    let commits = found.to_commits(workers).map_err(to_python)?;
+    let of_all = |content: Option<&Vec<u8>>| PyBytes::new(py, content.map_or(&[], Vec::as_slice));
+    let (model, state) = (
+        commits.first().and_then(|commit| commit.model.as_ref()),
+        commits.first().and_then(|commit| commit.state.as_ref()),
+    );
+    let parts: Vec<_> = commits.iter().map(|commit| PyBytes::new(py, &commit.worker)).collect();
+    (found.iteration(), found.run_seed(), of_all(model), of_all(state), parts).into_pyobject(py)
 }
 
 /// The same run with all workers in this process; returns the model and the tests' scores by iteration.
