@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from typing import Any
 
 from pyspark.sql import SparkSession
 
 _DESCRIPTION = "spark.job.description"
+#: How often a description is replaced at most: a dozen calls into the JVM, for which the worker's next event waits.
+RETELL_S = 0.2
 
 
 class JobPage:
@@ -24,6 +27,7 @@ class JobPage:
         self.tag: str | None = None
         self._context: Any = None
         self._is_closed_to_us = False
+        self._told_at = 0.0
         with contextlib.suppress(Exception):  # Spark Connect.
             self._context = spark.sparkContext
 
@@ -44,6 +48,9 @@ class JobPage:
         """Gives the running job and its running stage another description."""
         if self._context is None or self.tag is None or self._is_closed_to_us:
             return
+        if time.monotonic() - self._told_at < RETELL_S:
+            return
+        self._told_at = time.monotonic()
         try:
             self._tell(text, self.tag)
         except Exception:

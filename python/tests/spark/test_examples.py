@@ -65,6 +65,19 @@ def accuracy_in(text):
     return float(re.search(r"accuracy:? +(\d\.\d+)", text).group(1))
 
 
+def test_the_readmes_first_example(spark, tmp_path, monkeypatch, capsys):
+    pixels, labels = digits(600)
+    rows = [(bytearray(image.tobytes()), int(label)) for image, label in zip(pixels, labels, strict=True)]
+    frame = spark.createDataFrame(rows, "image binary, label int").coalesce(1)
+    text = re.search(r"```python\n(.*?)```", (PROJECT / "README.md").read_text(), re.DOTALL).group(1)
+    assert text.count("tau=10") == 1
+    (tmp_path / "models").symlink_to(PROJECT / "models")
+    monkeypatch.chdir(tmp_path)
+    exec(text.replace("tau=10", "tau=10, maxIter=60"), {"train_df": frame, "test_df": frame})
+    assert accuracy_in(capsys.readouterr().out) > 0.8
+    assert (tmp_path / "lenet.caffemodel").stat().st_size > 4 * 431_000
+
+
 def test_features_pipeline(run, fashion_mnist):
     text, _ = run("features_pipeline.py", fashion_mnist, "--iterations", 40, "--rows", 600)
     assert accuracy_in(text) > 0.8

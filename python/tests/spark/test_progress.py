@@ -136,7 +136,7 @@ def test_sparks_page_shows_iteration_and_loss_while_it_trains(spark, solver, tra
     context.setJobDescription("the user's own")
     watcher.start()
     try:
-        estimator(solver, maxIter=8000, display=500).fit(train)
+        estimator(solver, maxIter=16_000, display=200).fit(train)
     finally:
         is_over.set()
         watcher.join()
@@ -145,6 +145,6 @@ def test_sparks_page_shows_iteration_and_loss_while_it_trains(spark, solver, tra
     assert own == "the user's own"
     for kind, found in seen.items():
         assert "quarters, 2 workers: taking rows in" in found, kind
-        losses = [text for text in dict.fromkeys(found) if "of 8000, loss 0." in text]
+        losses = [text for text in dict.fromkeys(found) if "of 16000, loss 0." in text]
         assert len(losses) >= 2, (kind, found)
         assert losses[0].startswith("quarters, 2 workers, average of weights every 5 iterations: iteration "), losses
