@@ -304,7 +304,6 @@ impl NetBuilder {
         self.add("Dropout", name, bottom, |layer| {
             layer.dropout_param = Some(DropoutParameter {
                 dropout_ratio: Some(ratio),
-                ..Default::default()
             });
         })
     }
