@@ -108,7 +108,7 @@ fn a_file_for_a_folder_and_a_folder_for_a_file() {
     );
     place.fails(
         "mean net.prototxt mean.binaryproto",
-        "net.prototxt is no source that can be read: LMDB folders, IDX images (`…-images-idx3-ubyte`) and CIFAR-10 \
+        "net.prototxt is no source that can be read: LMDB and LevelDB folders, IDX images (`…-images-idx3-ubyte`) and CIFAR-10 \
          `.bin` files can",
     );
     place.edit_net("source: \"db\"", "source: \"solver.prototxt\"");
