@@ -149,7 +149,7 @@ def test_ctrl_c_keeps_what_was_committed(place, tmp_path):
         SOLVER.replace("max_iter: 100", "max_iter: 100000000").replace("display: 50", "display: 5000")
     )
     words = [BINARY, "train", "--solver", "solver.prototxt", "--master", "local[2]", "--workers", "2", *CONF]
-    words += ["--tau", "5", "--events", "events.jsonl", "--model", "kept.caffemodel", "--no-progress"]
+    words += ["--tau", "200", "--events", "events.jsonl", "--model", "kept.caffemodel", "--no-progress"]
     running = subprocess.Popen(
         [str(word) for word in words],
         cwd=tmp_path,
@@ -182,7 +182,7 @@ def committed(events: Path) -> bool:
 
 
 def test_faults_are_said_in_a_sentence(place, tmp_path):
-    train = ["train", "--solver", "solver.prototxt", "--workers", 2, "--master", "local[2]", *CONF]
+    train = ["train", "--solver", "solver.prototxt", "--master", "local[2]", *CONF]
     assert fails(place, *train, "--data", "nowhere") == (
         "nowhere does not exist: correct the path, or bring the data there"
     )
