@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn stochastic_levels_draw_on_their_own() {
+    fn stochastic_bins_draw_one_of_their_values() {
         let x: Vec<f32> = (0..2 * 4 * 4 * 50).map(|i| 1.0 + (i % 16) as f32).collect();
         let mut net = net(&text("pyramid_height: 3 pool: STOCHASTIC", &[2, 50, 4, 4])).unwrap();
         let y = run(&mut net, &[("x", &x)]).unwrap()["y"].clone();
