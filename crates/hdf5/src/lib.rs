@@ -64,7 +64,9 @@ pub enum Error {
     #[error("the HDF5 file is damaged ({0}): write or copy it again")]
     Damaged(String),
     /// The file uses a part of the format that is not read here.
-    #[error("the HDF5 file has {0}, which is not read here: write it again with h5py's libver='earliest'")]
+    #[error(
+        "the HDF5 file has {0}, which is not read here: write it again without it, or with h5py's libver='earliest'"
+    )]
     Unsupported(String),
     /// An array holds something else than is asked for.
     #[error("the HDF5 file has an array of {found} where it should have {wanted}: store it as such")]

@@ -226,7 +226,7 @@ fn other_format(bytes: &[u8]) -> Option<&'static str> {
         Err(error) => error.error_len().is_none() && error.valid_up_to() > 0 && !head.contains(&0),
     };
     if bytes.starts_with(b"\x89HDF\r\n\x1a\n") {
-        Some("an HDF5 file: snapshot with snapshot_format BINARYPROTO")
+        Some("an HDF5 file: give one in binary protobuf")
     } else if is_text {
         Some("a text file: name the binary one")
     } else {

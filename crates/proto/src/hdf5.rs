@@ -7,7 +7,8 @@
 //! | `/iter`, `/current_step`, `/learned_net`, `/history/<i>` | the fields of a `SolverState` |
 //! | `/run_seed`, `/run_sync`, `/worker/<rank>/…` | the fields that a run of several workers adds; Caffe skips them |
 //!
-//! A layer's name may have slashes in it: it is then a path of groups, which Caffe reads too (writing them, it fails).
+//! A layer's name may have slashes in it: it is then a path of groups. Caffe itself fails to write such a file, and skips
+//! such layers where it reads one.
 
 use std::{
     fs::{self, File},

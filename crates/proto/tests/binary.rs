@@ -122,7 +122,7 @@ fn broken_files_are_told_apart() {
         (
             "hdf5",
             b"\x89HDF\r\n\x1a\n\0\0",
-            "is not a whole SolverState: it is an HDF5 file: snapshot with snapshot_format BINARYPROTO",
+            "is not a whole SolverState: it is an HDF5 file: give one in binary protobuf",
         ),
         (
             "damaged",

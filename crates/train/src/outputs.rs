@@ -10,7 +10,8 @@ use sparknet_engine::{Net, Shape, layer::RowSink, spec::LayerKind};
 
 use crate::Error;
 
-/// The writers of a net's HDF5Output layers; rows reach them in every forward pass.
+/// The writers of a net's HDF5Output layers; rows reach them in every forward pass. A train net's file is there when its
+/// run is over (of a run that was taken up: the rows since then), a test net's after each test.
 #[derive(Default)]
 pub struct Outputs {
     writers: Vec<Arc<Mutex<Hdf5RowsWriter>>>,
