@@ -334,6 +334,35 @@ def check_cluster(spark: SparkSession, workers: int) -> None:
         )
 
 
+class TaggedJobs:
+    """Jobs that this thread submits, as a context, and that any thread can end."""
+
+    def __init__(self, spark: SparkSession, tag: str) -> None:
+        self._spark = spark
+        self._tag = tag
+        # A session of plain Spark looks for tags among those that the calling thread has set; its context does not.
+        self._context = None if connect.is_connect(spark) else spark.sparkContext
+
+    def __enter__(self) -> None:
+        if self._context is None:
+            self._spark.addTag(self._tag)
+        else:
+            self._context.addJobTag(self._tag)
+
+    def __exit__(self, *_: object) -> None:
+        if self._context is None:
+            self._spark.removeTag(self._tag)
+        else:
+            self._context.removeJobTag(self._tag)
+
+    def cancel(self) -> None:
+        """Ends the jobs."""
+        if self._context is None:
+            self._spark.interruptTag(self._tag)
+        else:
+            self._context.cancelJobsWithTag(self._tag)
+
+
 def run(
     frame: DataFrame,
     driver: Driver,
@@ -352,12 +381,12 @@ def run(
     spark = frame.sparkSession
     for attempt in range(max_restarts + 1):
         tag = f"{driver.tag}-{attempt}"
-        driver.begin(attempt, lambda tag=tag: spark.interruptTag(tag))
-        spark.addTag(tag)
+        jobs = TaggedJobs(spark, tag)
+        driver.begin(attempt, jobs.cancel)
         try:
             if driver.is_stopped:
                 raise TrainingStoppedError(driver.committed)
-            with page.described(title):
+            with jobs, page.described(title):
                 rows = frame.mapInArrow(worker(attempt), schema, barrier=True).collect()
             if driver.committed is None or not driver.committed.is_finished:
                 raise TrainingError("the workers ended without handing over the model: please report this as a bug")
@@ -365,7 +394,7 @@ def run(
         except (TrainingError, TrainingStoppedError):
             raise
         except KeyboardInterrupt:
-            spark.interruptTag(tag)
+            jobs.cancel()
             raise
         except Exception as error:
             if driver.committed and driver.committed.is_finished:
@@ -385,8 +414,6 @@ def run(
             on_message(
                 f"{reason}; training goes on from iteration {iteration} (restart {attempt + 1} of {max_restarts})"
             )
-        finally:
-            spark.removeTag(tag)
     raise AssertionError("unreachable")
 
 
