@@ -25,7 +25,7 @@ const THREAD_CHUNK: usize = 16 * 1024;
 
 /// Where a net asks for the shapes of data layers that only their data tell.
 pub trait InputShapes {
-    /// The shapes of the tops of `layer`, a `Data` or `HDF5Data` layer.
+    /// The shapes of the tops of `layer`, one with a source.
     ///
     /// # Errors
     /// Data that cannot be opened; the net adds the layer's name.
