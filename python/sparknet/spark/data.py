@@ -58,6 +58,8 @@ def numbers(frame: DataFrame, columns: Sequence[tuple[str, int]]) -> Column:
         if isinstance(kind, T.NumericType | T.BooleanType) and count == 1:
             whole = column.cast("int") if isinstance(kind, T.BooleanType) else column
             parts.append(F.array(whole.cast("float")))
+        elif isinstance(kind, T.StringType) and count == 1:
+            parts.append(F.array(column.try_cast("float")))
         elif isinstance(kind, T.ArrayType) and isinstance(kind.elementType, T.NumericType):
             parts.append(F.when(F.size(column) == count, column.cast("array<float>")))
         else:

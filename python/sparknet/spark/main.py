@@ -67,10 +67,11 @@ class Command:
             self._stop = _interrupt
 
     def _listen(self) -> None:
-        for line in self._lines:
-            if line.strip() == "stop":
-                self.is_stopped = True
-                self._stop()
+        with contextlib.suppress(OSError):  # A command that is killed resets the connection.
+            for line in self._lines:
+                if line.strip() == "stop":
+                    self.is_stopped = True
+                    self._stop()
         # Without the command nobody waits for this job, and nobody else ends it.
         os._exit(1)
 

@@ -134,6 +134,10 @@ def test_a_cos_data_layer_takes_a_column_a_top(spark, solver):
     assert (found.records, found.accuracy) == (58, 1.0)
     out = model.transform(frame).select("class", "prediction").collect()
     assert [row["prediction"] for row in out] == [None if i in (17, 18) else row["class"] for i, row in enumerate(out)]
+    # CaffeOnSpark's label is a number written as text.
+    text = frame.withColumn("class", frame["class"].cast("string"))
+    model = estimator(solver, net=COS_NET.replace("INT ", "STRING "), numWorkers=1, onBadRow="skip").fit(text)
+    assert model.evaluate(text).accuracy == 1.0
     with pytest.raises(ColumnError, match="there is no column hint; the DataFrame has image, class"):
         estimator(solver, net=COS_NET, numWorkers=1).fit(frame.drop("hint"))
     with pytest.raises(ColumnError, match="CoSData layer wants an array of 4 numbers"):

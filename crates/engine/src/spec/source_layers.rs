@@ -211,11 +211,6 @@ impl CosTopSpec {
         if name.is_empty() {
             return Err("a cos_data_param.top has no name: name the column that feeds it".to_owned());
         }
-        if top.r#type() == Type::String {
-            return Err(format!(
-                "top '{name}' is of type STRING, but blobs hold numbers: leave it out"
-            ));
-        }
         let transform = TransformSpec::parse(top.transform_param.as_ref())?;
         let or = |size: u32, other: u32| if size > 0 { size } else { other } as usize;
         let mut record = vec![
@@ -244,6 +239,12 @@ impl CosTopSpec {
         }
         let count = Shape::new(&record[..]).checked_count();
         let count = count.ok_or_else(|| format!("top '{name}' has more than 2147483647 values a record"))?;
+        if top.r#type() == Type::String && count != 1 {
+            return Err(format!(
+                "top '{name}' is of type STRING and has {count} values a record, but a text is one number: give \
+                 FLOAT_ARRAY"
+            ));
+        }
         let dims = if top.transpose() {
             vec![record[0], batch_size]
         } else {
