@@ -207,25 +207,29 @@ impl Source for LeveldbSource {
 
 impl Index {
     fn add_table(&mut self, path: &Path, size: u64) -> Result<(), DataError> {
-        let Self { files, keys, entries } = self;
-        let file = files.len();
-        files.push(path.to_path_buf());
-        table::read(path, size, |key, sequence, place| {
-            entries.push(Entry {
-                key_start: keys.len(),
-                key_length: key.len(),
-                sequence,
-                file,
-                place,
-            });
-            keys.extend_from_slice(key);
-        })
+        let file = self.add_file(path);
+        table::read(path, size, |key, sequence, place| self.push(file, key, sequence, place))
+    }
+
+    /// Takes a file up; its number.
+    fn add_file(&mut self, path: &Path) -> usize {
+        self.files.push(path.to_path_buf());
+        self.files.len() - 1
+    }
+
+    fn push(&mut self, file: usize, key: &[u8], sequence: u64, place: Option<Place>) {
+        self.entries.push(Entry {
+            key_start: self.keys.len(),
+            key_length: key.len(),
+            sequence,
+            file,
+            place,
+        });
+        self.keys.extend_from_slice(key);
     }
 
     fn add_log(&mut self, path: &Path) -> Result<(), DataError> {
-        let Self { files, keys, entries } = self;
-        let file = files.len();
-        files.push(path.to_path_buf());
+        let file = self.add_file(path);
         log::read(path, |record, start| {
             let damaged = || DataError::corrupt(path, "a batch of writes in it is damaged");
             for_each_write(record, |sequence, key, value| {
@@ -233,14 +237,7 @@ impl Index {
                     offset: log::place_in_file(start, offset),
                     length,
                 });
-                entries.push(Entry {
-                    key_start: keys.len(),
-                    key_length: key.len(),
-                    sequence,
-                    file,
-                    place,
-                });
-                keys.extend_from_slice(key);
+                self.push(file, key, sequence, place);
             })
             .ok_or_else(damaged)
         })

@@ -83,6 +83,26 @@ pub struct ParamBlob {
     pub filler: Filler,
 }
 
+impl ParamBlob {
+    /// A weight, and a bias of a value an output where it has a filler.
+    pub(crate) fn weight_and_bias(
+        weight_shape: Shape,
+        weight_filler: &Filler,
+        outputs: usize,
+        bias_filler: Option<&Filler>,
+    ) -> Vec<Self> {
+        let weight = Self {
+            shape: weight_shape,
+            filler: weight_filler.clone(),
+        };
+        let bias = bias_filler.map(|filler| Self {
+            shape: Shape::from([outputs]),
+            filler: filler.clone(),
+        });
+        std::iter::once(weight).chain(bias).collect()
+    }
+}
+
 /// What all layers of a net may know in one pass.
 #[derive(Clone, Copy, Debug)]
 pub struct Context {

@@ -122,6 +122,17 @@ pub(crate) struct GradientCase {
     pub fill: Fill,
 }
 
+/// A case with one top and standard normal values.
+#[cfg(test)]
+const fn case(bottoms: &'static [&'static [usize]], params: &'static str) -> GradientCase {
+    GradientCase {
+        bottoms,
+        params,
+        tops: 1,
+        fill: Fill::Normal,
+    }
+}
+
 /// What a bottom of a [`GradientCase`] is filled with.
 #[cfg(test)]
 #[derive(Clone, Copy)]

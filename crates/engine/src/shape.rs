@@ -4,6 +4,8 @@ use std::fmt;
 
 use sparknet_proto::caffe::BlobShape;
 
+use crate::LayerError;
+
 /// The extents of a blob, outermost axis first: `(n, c, h, w)` for images. No axes at all is a scalar.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Shape(Vec<usize>);
@@ -53,6 +55,14 @@ impl Shape {
             i64::from(axis)
         };
         (0..num_axes).contains(&index).then_some(index as usize)
+    }
+
+    /// [`Shape::axis`] of a layer's bottom.
+    pub(crate) fn require_axis(&self, axis: i32) -> Result<usize, LayerError> {
+        self.axis(axis).ok_or_else(|| LayerError::Axis {
+            axis,
+            shape: self.clone(),
+        })
     }
 
     /// The number of elements, or `None` if it overflows what a blob may hold (2^31 - 1, as in Caffe).

@@ -2,7 +2,7 @@
 
 mod golden;
 
-use golden::{Case, Stopped, difference, fill, param_range, run_all};
+use golden::{Case, Failed, difference, fill, param_range, run_all};
 use sparknet_engine::Shape;
 
 const TOLERANCE: f32 = 1e-5;
@@ -12,7 +12,7 @@ fn golden_layers() {
     run_all("layers", run);
 }
 
-fn run(case: &Case) -> Result<Vec<String>, Stopped> {
+fn run(case: &Case) -> Result<Vec<String>, Failed> {
     let phase = case.phase()?;
     let known = [
         "bottom",
@@ -27,7 +27,7 @@ fn run(case: &Case) -> Result<Vec<String>, Stopped> {
         let prefix = name.split('/').next().unwrap_or_default();
         !known.contains(&prefix)
     }) {
-        return Err(Stopped::Failed(format!("nothing is known of tensor {name}")));
+        return Err(Failed(format!("nothing is known of tensor {name}")));
     }
 
     let mut net = case.net("prototxt", phase)?;

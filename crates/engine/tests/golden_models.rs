@@ -3,7 +3,7 @@
 
 mod golden;
 
-use golden::{Case, Stopped, Tensor, difference, golden, project, run_all};
+use golden::{Case, Failed, Tensor, difference, golden, project, run_all};
 use sparknet_engine::{
     Net, NetSpec, NetState, Shape,
     net::NoData,
@@ -25,7 +25,7 @@ fn golden_models() {
     run_all("models", run);
 }
 
-fn run(case: &Case) -> Result<Vec<String>, Stopped> {
+fn run(case: &Case) -> Result<Vec<String>, Failed> {
     let mut net = build(case)?;
     fill_params(&mut net);
     fill_inputs(&mut net)?;
@@ -57,12 +57,10 @@ fn run(case: &Case) -> Result<Vec<String>, Stopped> {
     let expected = case
         .tensors
         .get("grad_norm")
-        .ok_or(Stopped::Failed("it has no grad_norm".to_owned()))?;
+        .ok_or(Failed("it has no grad_norm".to_owned()))?;
     if norms.len() != expected.values.len() {
         let (found, expected) = (norms.len(), expected.values.len());
-        return Err(Stopped::Failed(format!(
-            "the net has {found} parameters, not {expected}"
-        )));
+        return Err(Failed(format!("the net has {found} parameters, not {expected}")));
     }
     // Each norm by itself: those of early and late layers lie orders of magnitude apart.
     for (index, (found, expected)) in norms.iter().zip(&expected.values).enumerate() {
@@ -76,7 +74,7 @@ fn run(case: &Case) -> Result<Vec<String>, Stopped> {
     for (index, Tensor { values, .. }) in case.under("grad_head") {
         let param = index.parse::<usize>().ok().and_then(|index| net.params().get(index));
         let Some(param) = param else {
-            return Err(Stopped::Failed(format!("the net has no parameter {index}")));
+            return Err(Failed(format!("the net has no parameter {index}")));
         };
         // Relative to the whole gradient, whose norm has just been compared, and not to its first 16 values: two values
         // of a pooling window that differ by a rounding send their gradient elsewhere, in one blob or another with
@@ -93,8 +91,8 @@ fn run(case: &Case) -> Result<Vec<String>, Stopped> {
     Ok(wrong)
 }
 
-fn build(case: &Case) -> Result<Net, Stopped> {
-    let failed = |error: sparknet_proto::Error| Stopped::Failed(error.to_string());
+fn build(case: &Case) -> Result<Net, Failed> {
+    let failed = |error: sparknet_proto::Error| Failed(error.to_string());
     let given = golden().join("models").join(case.metadata("prototxt")?);
     let own = project().join("models").join(&case.name).join("net.prototxt");
     let is_given = given.exists();
@@ -102,7 +100,7 @@ fn build(case: &Case) -> Result<Net, Stopped> {
     let mut spec = NetSpec::from_proto(&message, NetState::new(case.phase()?))?;
     if !is_given {
         let Some((_, dims)) = INPUTS.iter().find(|(name, _)| *name == case.name) else {
-            return Err(Stopped::Failed("nothing says how large its inputs are".to_owned()));
+            return Err(Failed("nothing says how large its inputs are".to_owned()));
         };
         for layer in spec
             .layers
@@ -146,7 +144,7 @@ fn fill_params(net: &mut Net) {
     }
 }
 
-fn fill_inputs(net: &mut Net) -> Result<(), Stopped> {
+fn fill_inputs(net: &mut Net) -> Result<(), Failed> {
     let data = net.blob_data_mut("data")?;
     data.iter_mut()
         .zip(0..)

@@ -4,7 +4,7 @@ mod golden;
 
 use std::collections::BTreeSet;
 
-use golden::{Stopped, difference, fill, golden, read};
+use golden::{Failed, difference, fill, golden, read};
 use sparknet_engine::{Net, NetSpec, NetState, Phase, Solver, SolverSpec, net::NoData};
 use sparknet_proto::{binary, read_net, read_solver, read_weights};
 
@@ -43,7 +43,7 @@ fn golden_snapshots_go_on_as_in_caffe() {
                     let tensor = format!("{blob}/{}", iteration % batches);
                     fill(net.blob_data_mut(blob)?, &trajectory.tensors[&tensor], &tensor)?;
                 }
-                Ok::<(), Stopped>(())
+                Ok::<(), Failed>(())
             });
             losses.push(loss.unwrap_or_else(|_| panic!("{name}: iteration {iteration} failed")));
             solver.apply_update();

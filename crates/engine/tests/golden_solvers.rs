@@ -2,7 +2,7 @@
 
 mod golden;
 
-use golden::{Case, Stopped, difference, fill, param_range, run_all};
+use golden::{Case, Failed, difference, fill, param_range, run_all};
 use sparknet_engine::{Phase, Solver, SolverSpec};
 use sparknet_proto::{caffe::SolverParameter, text, upgrade};
 
@@ -13,10 +13,10 @@ fn golden_solvers() {
     run_all("solvers", run);
 }
 
-fn run(case: &Case) -> Result<Vec<String>, Stopped> {
+fn run(case: &Case) -> Result<Vec<String>, Failed> {
     let message: SolverParameter =
-        text::parse(&case.name, case.metadata("solver")?).map_err(|error| Stopped::Failed(error.to_string()))?;
-    let message = upgrade::solver(message).map_err(|error| Stopped::Failed(error.to_string()))?;
+        text::parse(&case.name, case.metadata("solver")?).map_err(|error| Failed(error.to_string()))?;
+    let message = upgrade::solver(message).map_err(|error| Failed(error.to_string()))?;
     let spec = SolverSpec::from_proto(&message)?;
     let mut net = case.net("net", Phase::Train)?;
     for (param, tensor) in case.under("init") {
@@ -34,7 +34,7 @@ fn run(case: &Case) -> Result<Vec<String>, Stopped> {
                 let name = format!("{blob}/{}", iteration % batches);
                 fill(net.blob_data_mut(blob)?, tensor(case, &name)?, &name)?;
             }
-            Ok::<(), Stopped>(())
+            Ok::<(), Failed>(())
         })?;
         losses.push(loss);
         solver.apply_update();
@@ -47,13 +47,13 @@ fn run(case: &Case) -> Result<Vec<String>, Stopped> {
     Ok(wrong)
 }
 
-fn tensor<'a>(case: &'a Case, name: &str) -> Result<&'a golden::Tensor, Stopped> {
+fn tensor<'a>(case: &'a Case, name: &str) -> Result<&'a golden::Tensor, Failed> {
     case.tensors
         .get(name)
-        .ok_or_else(|| Stopped::Failed(format!("it has no tensor {name}")))
+        .ok_or_else(|| Failed(format!("it has no tensor {name}")))
 }
 
-fn compare_params(case: &Case, prefix: &str, solver: &Solver) -> Result<Vec<String>, Stopped> {
+fn compare_params(case: &Case, prefix: &str, solver: &Solver) -> Result<Vec<String>, Failed> {
     let mut wrong = Vec::new();
     for (param, tensor) in case.under(prefix) {
         let found = &solver.net().param_arena()[param_range(solver.net(), param)?];

@@ -126,10 +126,7 @@ impl Layer for ArgMax {
     fn reshape(&mut self, bottom: &[&Shape]) -> Result<Vec<Shape>, LayerError> {
         let (shape, top_k) = (bottom[0], self.spec.top_k);
         let top = if let Some(axis) = self.spec.axis {
-            let axis = shape.axis(axis).ok_or_else(|| LayerError::Axis {
-                axis,
-                shape: shape.clone(),
-            })?;
+            let axis = shape.require_axis(axis)?;
             (self.outer, self.extent) = (shape.count_to(axis), shape.dims()[axis]);
             self.inner = shape.count_from(axis + 1);
             let mut dims = shape.dims().to_vec();

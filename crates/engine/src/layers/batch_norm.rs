@@ -237,21 +237,11 @@ impl Layer for BatchNorm {
 }
 
 #[cfg(test)]
-const fn case(bottoms: &'static [&'static [usize]], params: &'static str) -> super::GradientCase {
-    super::GradientCase {
-        bottoms,
-        params,
-        tops: 1,
-        fill: super::Fill::Normal,
-    }
-}
-
-#[cfg(test)]
 pub(super) const GRADIENT_CASES: &[super::GradientCase] = &[
-    case(&[&[3, 2, 2, 3]], ""),
-    case(&[&[6, 4]], "batch_norm_param { eps: 0.1 }"),
-    case(&[&[8]], "batch_norm_param { eps: 0.1 }"),
-    case(&[&[3, 2, 4]], "batch_norm_param { use_global_stats: true eps: 0.5 }"),
+    super::case(&[&[3, 2, 2, 3]], ""),
+    super::case(&[&[6, 4]], "batch_norm_param { eps: 0.1 }"),
+    super::case(&[&[8]], "batch_norm_param { eps: 0.1 }"),
+    super::case(&[&[3, 2, 4]], "batch_norm_param { use_global_stats: true eps: 0.5 }"),
 ];
 
 #[cfg(test)]

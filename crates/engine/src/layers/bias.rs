@@ -120,21 +120,11 @@ impl Layer for Bias {
 }
 
 #[cfg(test)]
-const fn case(bottoms: &'static [&'static [usize]], params: &'static str) -> super::GradientCase {
-    super::GradientCase {
-        bottoms,
-        params,
-        tops: 1,
-        fill: super::Fill::Normal,
-    }
-}
-
-#[cfg(test)]
 pub(super) const GRADIENT_CASES: &[super::GradientCase] = &[
-    case(&[&[2, 3, 2, 2]], ""),
-    case(&[&[4, 3]], ""),
-    case(&[&[2, 3, 2]], "bias_param { axis: 0 num_axes: -1 }"),
-    case(&[&[2, 3, 2]], "bias_param { num_axes: 0 }"),
-    case(&[&[2, 3, 2], &[3, 2]], ""),
-    case(&[&[2, 3, 2], &[2]], "bias_param { axis: 0 }"),
+    super::case(&[&[2, 3, 2, 2]], ""),
+    super::case(&[&[4, 3]], ""),
+    super::case(&[&[2, 3, 2]], "bias_param { axis: 0 num_axes: -1 }"),
+    super::case(&[&[2, 3, 2]], "bias_param { num_axes: 0 }"),
+    super::case(&[&[2, 3, 2], &[3, 2]], ""),
+    super::case(&[&[2, 3, 2], &[2]], "bias_param { axis: 0 }"),
 ];

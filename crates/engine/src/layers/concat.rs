@@ -44,10 +44,7 @@ impl Concat {
 impl Layer for Concat {
     fn reshape(&mut self, bottom: &[&Shape]) -> Result<Vec<Shape>, LayerError> {
         let first = bottom[0];
-        let axis = first.axis(self.axis).ok_or_else(|| LayerError::Axis {
-            axis: self.axis,
-            shape: first.clone(),
-        })?;
+        let axis = first.require_axis(self.axis)?;
         let mut dims = first.dims().to_vec();
         dims[axis] = 0;
         for (i, shape) in bottom.iter().enumerate() {

@@ -301,19 +301,20 @@ impl Layer for Convolution {
     }
 
     fn params(&self) -> Vec<ParamBlob> {
-        let weight = ParamBlob {
-            shape: self.geometry.weight_shape.clone(),
-            filler: self.spec.weight_filler.clone(),
-        };
-        let bias = ParamBlob {
-            shape: Shape::from([self.spec.num_output]),
-            filler: self.spec.bias_filler.clone(),
-        };
-        if self.spec.bias_term {
-            vec![weight, bias]
-        } else {
-            vec![weight]
-        }
+        let ConvolutionSpec {
+            weight_filler,
+            num_output,
+            bias_term,
+            bias_filler,
+            ..
+        } = &self.spec;
+        let bias_filler = bias_term.then_some(bias_filler);
+        ParamBlob::weight_and_bias(
+            self.geometry.weight_shape.clone(),
+            weight_filler,
+            *num_output,
+            bias_filler,
+        )
     }
 
     fn forward(&mut self, io: &mut Forward<'_>) -> Result<(), LayerError> {
@@ -344,12 +345,7 @@ impl Layer for Convolution {
 
 impl Geometry {
     fn new(spec: &ConvolutionSpec, bottom: &Shape, winograd: Option<Simd>) -> Result<(Self, Shape), LayerError> {
-        let Some(channel_axis) = bottom.axis(spec.axis) else {
-            return Err(LayerError::Axis {
-                axis: spec.axis,
-                shape: bottom.clone(),
-            });
-        };
+        let channel_axis = bottom.require_axis(spec.axis)?;
         let channels = bottom.dims()[channel_axis];
         if channels == 0 || !channels.is_multiple_of(spec.group) {
             return Err(LayerError::BottomShape {
@@ -512,12 +508,14 @@ pub(super) fn sum(values: &[f32]) -> f32 {
 }
 
 #[cfg(test)]
-const fn case(bottoms: &'static [&'static [usize]], tops: usize, params: &'static str) -> super::GradientCase {
+pub(super) const fn case(
+    bottoms: &'static [&'static [usize]],
+    tops: usize,
+    params: &'static str,
+) -> super::GradientCase {
     super::GradientCase {
-        bottoms,
-        params,
         tops,
-        fill: super::Fill::Normal,
+        ..super::case(bottoms, params)
     }
 }
 

@@ -85,10 +85,7 @@ impl Crop {
 impl Layer for Crop {
     fn reshape(&mut self, bottom: &[&Shape]) -> Result<Vec<Shape>, LayerError> {
         let (shape, size) = (bottom[0], bottom[1]);
-        let first = shape.axis(self.spec.axis).ok_or_else(|| LayerError::Axis {
-            axis: self.spec.axis,
-            shape: shape.clone(),
-        })?;
+        let first = shape.require_axis(self.spec.axis)?;
         let cropped = shape.num_axes() - first;
         let offsets = match &self.spec.offset[..] {
             [] => vec![0; cropped],
@@ -174,23 +171,13 @@ impl Layer for Crop {
 }
 
 #[cfg(test)]
-const fn case(bottoms: &'static [&'static [usize]], params: &'static str) -> super::GradientCase {
-    super::GradientCase {
-        bottoms,
-        params,
-        tops: 1,
-        fill: super::Fill::Normal,
-    }
-}
-
-#[cfg(test)]
 pub(super) const GRADIENT_CASES: &[super::GradientCase] = &[
-    case(&[&[2, 2, 4, 5], &[1, 1, 2, 3]], "crop_param { offset: 1 offset: 2 }"),
-    case(
+    super::case(&[&[2, 2, 4, 5], &[1, 1, 2, 3]], "crop_param { offset: 1 offset: 2 }"),
+    super::case(
         &[&[3, 4, 2], &[2, 2, 2]],
         "crop_param { axis: 0 offset: 1 offset: 2 offset: 0 }",
     ),
-    case(&[&[2, 3], &[2, 3]], "crop_param { axis: -1 }"),
+    super::case(&[&[2, 3], &[2, 3]], "crop_param { axis: -1 }"),
 ];
 
 #[cfg(test)]

@@ -103,10 +103,7 @@ impl Layer for Deconvolution {
                 fact: "all bottoms need one shape: give each shape a layer of its own, with shared weights".to_owned(),
             });
         }
-        let axis = shape.axis(self.spec.axis).ok_or_else(|| LayerError::Axis {
-            axis: self.spec.axis,
-            shape: shape.clone(),
-        })?;
+        let axis = shape.require_axis(self.spec.axis)?;
         let channels = shape.dims()[axis];
         let error = |fact: String| LayerError::BottomShape {
             bottom: 0,
@@ -192,14 +189,7 @@ impl Layer for Deconvolution {
 }
 
 #[cfg(test)]
-const fn case(bottoms: &'static [&'static [usize]], tops: usize, params: &'static str) -> super::GradientCase {
-    super::GradientCase {
-        bottoms,
-        params,
-        tops,
-        fill: super::Fill::Normal,
-    }
-}
+use super::convolution::case;
 
 #[cfg(test)]
 pub(super) const GRADIENT_CASES: &[super::GradientCase] = &[

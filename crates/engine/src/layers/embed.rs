@@ -62,15 +62,13 @@ impl Layer for Embed {
             weight_filler,
             bias_filler,
         } = &self.spec;
-        let weight = ParamBlob {
-            shape: Shape::from([*input_dim, *num_output]),
-            filler: weight_filler.clone(),
-        };
-        let bias = ParamBlob {
-            shape: Shape::from([*num_output]),
-            filler: bias_filler.clone(),
-        };
-        if *bias_term { vec![weight, bias] } else { vec![weight] }
+        let bias_filler = bias_term.then_some(bias_filler);
+        ParamBlob::weight_and_bias(
+            Shape::from([*input_dim, *num_output]),
+            weight_filler,
+            *num_output,
+            bias_filler,
+        )
     }
 
     fn forward(&mut self, io: &mut Forward<'_>) -> Result<(), LayerError> {

@@ -39,13 +39,10 @@ impl Flatten {
 impl Layer for Flatten {
     fn reshape(&mut self, bottom: &[&Shape]) -> Result<Vec<Shape>, LayerError> {
         let shape = bottom[0];
-        let resolve = |axis: i32| {
-            shape.axis(axis).ok_or_else(|| LayerError::Axis {
-                axis,
-                shape: shape.clone(),
-            })
-        };
-        let (start, end) = (resolve(self.spec.axis)?, resolve(self.spec.end_axis)?);
+        let (start, end) = (
+            shape.require_axis(self.spec.axis)?,
+            shape.require_axis(self.spec.end_axis)?,
+        );
         if end < start {
             return Err(LayerError::BottomShape {
                 bottom: 0,

@@ -55,10 +55,7 @@ impl Im2col {
 impl Layer for Im2col {
     fn reshape(&mut self, bottom: &[&Shape]) -> Result<Vec<Shape>, LayerError> {
         let shape = bottom[0];
-        let axis = shape.axis(self.spec.axis).ok_or_else(|| LayerError::Axis {
-            axis: self.spec.axis,
-            shape: shape.clone(),
-        })?;
+        let axis = shape.require_axis(self.spec.axis)?;
         let (patches, _, output) = Patches::new(&self.spec, shape, axis)?;
         let channels = shape.dims()[axis].saturating_mul(patches.kernel_count);
         let top = Shape::new([&shape.dims()[..axis], &[channels], &output].concat());
@@ -99,31 +96,21 @@ impl Layer for Im2col {
 }
 
 #[cfg(test)]
-const fn case(bottoms: &'static [&'static [usize]], params: &'static str) -> super::GradientCase {
-    super::GradientCase {
-        bottoms,
-        params,
-        tops: 1,
-        fill: super::Fill::Normal,
-    }
-}
-
-#[cfg(test)]
 pub(super) const GRADIENT_CASES: &[super::GradientCase] = &[
-    case(
+    super::case(
         &[&[2, 3, 5, 4]],
         "convolution_param { kernel_size: 3 pad: 1 stride: 2 }",
     ),
-    case(
+    super::case(
         &[&[1, 2, 6, 7]],
         "convolution_param { kernel_h: 2 kernel_w: 3 dilation: 2 pad_w: 2 }",
     ),
-    case(&[&[2, 3, 7]], "convolution_param { kernel_size: 3 stride: 3 pad: 1 }"),
-    case(
+    super::case(&[&[2, 3, 7]], "convolution_param { kernel_size: 3 stride: 3 pad: 1 }"),
+    super::case(
         &[&[1, 2, 3, 4, 3]],
         "convolution_param { kernel_size: 2 pad: 1 stride: 2 }",
     ),
-    case(&[&[2, 2, 3, 3]], "convolution_param { kernel_size: 2 axis: 2 }"),
+    super::case(&[&[2, 2, 3, 3]], "convolution_param { kernel_size: 2 axis: 2 }"),
 ];
 
 #[cfg(test)]

@@ -64,12 +64,7 @@ impl InnerProduct {
 impl Layer for InnerProduct {
     fn reshape(&mut self, bottom: &[&Shape]) -> Result<Vec<Shape>, LayerError> {
         let bottom = bottom[0];
-        let Some(axis) = bottom.axis(self.spec.axis) else {
-            return Err(LayerError::Axis {
-                axis: self.spec.axis,
-                shape: bottom.clone(),
-            });
-        };
+        let axis = bottom.require_axis(self.spec.axis)?;
         let inputs = bottom.count_from(axis);
         if self.inputs != 0 && inputs != self.inputs {
             return Err(LayerError::BottomShape {
@@ -104,15 +99,8 @@ impl Layer for InnerProduct {
         } else {
             [*num_output, self.inputs]
         };
-        let weight = ParamBlob {
-            shape: Shape::from(shape),
-            filler: weight_filler.clone(),
-        };
-        let bias = ParamBlob {
-            shape: Shape::from([*num_output]),
-            filler: bias_filler.clone(),
-        };
-        if *bias_term { vec![weight, bias] } else { vec![weight] }
+        let bias_filler = bias_term.then_some(bias_filler);
+        ParamBlob::weight_and_bias(Shape::from(shape), weight_filler, *num_output, bias_filler)
     }
 
     fn forward(&mut self, io: &mut Forward<'_>) -> Result<(), LayerError> {
@@ -204,22 +192,12 @@ impl Layer for InnerProduct {
 }
 
 #[cfg(test)]
-const fn case(bottom: &'static [&'static [usize]], params: &'static str) -> super::GradientCase {
-    super::GradientCase {
-        bottoms: bottom,
-        params,
-        tops: 1,
-        fill: super::Fill::Normal,
-    }
-}
-
-#[cfg(test)]
 pub(super) const GRADIENT_CASES: &[super::GradientCase] = &[
-    case(&[&[3, 2, 2, 2]], "inner_product_param { num_output: 5 }"),
-    case(&[&[3, 7]], "inner_product_param { num_output: 4 bias_term: false }"),
-    case(&[&[3, 7]], "inner_product_param { num_output: 4 transpose: true }"),
-    case(&[&[2, 3, 5]], "inner_product_param { num_output: 4 axis: -1 }"),
-    case(&[&[2, 3]], "inner_product_param { num_output: 2 axis: 0 }"),
+    super::case(&[&[3, 2, 2, 2]], "inner_product_param { num_output: 5 }"),
+    super::case(&[&[3, 7]], "inner_product_param { num_output: 4 bias_term: false }"),
+    super::case(&[&[3, 7]], "inner_product_param { num_output: 4 transpose: true }"),
+    super::case(&[&[2, 3, 5]], "inner_product_param { num_output: 4 axis: -1 }"),
+    super::case(&[&[2, 3]], "inner_product_param { num_output: 2 axis: 0 }"),
 ];
 
 #[cfg(test)]

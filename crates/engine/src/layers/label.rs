@@ -8,10 +8,7 @@ use crate::{LayerError, Shape};
 /// An axis that the scores do not have, another number of labels.
 pub fn check_shapes(bottom: &[&Shape], axis: i32) -> Result<usize, LayerError> {
     let (scores, labels) = (bottom[0], bottom[1]);
-    let index = scores.axis(axis).ok_or_else(|| LayerError::Axis {
-        axis,
-        shape: scores.clone(),
-    })?;
+    let index = scores.require_axis(axis)?;
     let positions = scores.count_to(index) * scores.count_from(index + 1);
     if labels.count() != positions {
         return Err(LayerError::BottomShapes {

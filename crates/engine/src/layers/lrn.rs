@@ -386,28 +386,18 @@ fn add_up<'a>(mut rows: impl Iterator<Item = &'a [f32]>, f: impl Fn(f32) -> f32,
     }
 }
 #[cfg(test)]
-const fn case(bottoms: &'static [&'static [usize]], params: &'static str) -> super::GradientCase {
-    super::GradientCase {
-        bottoms,
-        params,
-        tops: 1,
-        fill: super::Fill::Normal,
-    }
-}
-
-#[cfg(test)]
 pub(super) const GRADIENT_CASES: &[super::GradientCase] = &[
-    case(&[&[2, 7, 2, 3]], "lrn_param { local_size: 5 alpha: 1.0 beta: 0.75 }"),
-    case(
+    super::case(&[&[2, 7, 2, 3]], "lrn_param { local_size: 5 alpha: 1.0 beta: 0.75 }"),
+    super::case(
         &[&[2, 2, 2, 3]],
         "lrn_param { local_size: 5 alpha: 2.0 beta: 0.5 k: 2.0 }",
     ),
-    case(&[&[1, 4, 2, 2]], "lrn_param { local_size: 1 alpha: 0.5 beta: 1.3 }"),
-    case(
+    super::case(&[&[1, 4, 2, 2]], "lrn_param { local_size: 1 alpha: 0.5 beta: 1.3 }"),
+    super::case(
         &[&[2, 2, 4, 5]],
         "lrn_param { local_size: 3 alpha: 2.0 beta: 0.75 norm_region: WITHIN_CHANNEL }",
     ),
-    case(
+    super::case(
         &[&[1, 2, 2, 3]],
         "lrn_param { local_size: 5 alpha: 2.0 beta: 0.6 norm_region: WITHIN_CHANNEL }",
     ),

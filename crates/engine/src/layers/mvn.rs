@@ -132,21 +132,11 @@ fn divide(value: f32, y: &mut [f32]) {
 }
 
 #[cfg(test)]
-const fn case(bottoms: &'static [&'static [usize]], params: &'static str) -> super::GradientCase {
-    super::GradientCase {
-        bottoms,
-        params,
-        tops: 1,
-        fill: super::Fill::Normal,
-    }
-}
-
-#[cfg(test)]
 pub(super) const GRADIENT_CASES: &[super::GradientCase] = &[
-    case(&[&[2, 3, 4, 3]], ""),
-    case(&[&[2, 3, 2, 2]], "mvn_param { across_channels: true }"),
-    case(&[&[2, 3, 2, 2]], "mvn_param { normalize_variance: false }"),
-    case(&[&[3, 5]], "mvn_param { across_channels: true eps: 1e-3 }"),
+    super::case(&[&[2, 3, 4, 3]], ""),
+    super::case(&[&[2, 3, 2, 2]], "mvn_param { across_channels: true }"),
+    super::case(&[&[2, 3, 2, 2]], "mvn_param { normalize_variance: false }"),
+    super::case(&[&[3, 5]], "mvn_param { across_channels: true eps: 1e-3 }"),
 ];
 
 #[cfg(test)]

@@ -170,12 +170,10 @@ impl Layer for Pooling {
 }
 
 #[cfg(test)]
-const fn case(bottom: &'static [&'static [usize]], params: &'static str) -> super::GradientCase {
+const fn case(bottoms: &'static [&'static [usize]], params: &'static str) -> super::GradientCase {
     super::GradientCase {
-        bottoms: bottom,
-        params,
-        tops: 1,
         fill: super::Fill::Distinct,
+        ..super::case(bottoms, params)
     }
 }
 

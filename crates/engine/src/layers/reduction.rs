@@ -69,10 +69,7 @@ fn reduce(operation: ReductionOperation, x: &[f32]) -> f64 {
 impl Layer for Reduction {
     fn reshape(&mut self, bottom: &[&Shape]) -> Result<Vec<Shape>, LayerError> {
         let shape = bottom[0];
-        let axis = shape.axis(self.spec.axis).ok_or_else(|| LayerError::Axis {
-            axis: self.spec.axis,
-            shape: shape.clone(),
-        })?;
+        let axis = shape.require_axis(self.spec.axis)?;
         self.row = shape.count_from(axis);
         self.factor = match self.spec.operation {
             ReductionOperation::Mean => self.spec.coeff / self.row as f32,
@@ -125,10 +122,8 @@ fn gradient(operation: ReductionOperation, slope: f32, x: &[f32], dx: &mut [f32]
 #[cfg(test)]
 const fn case(bottoms: &'static [&'static [usize]], params: &'static str) -> super::GradientCase {
     super::GradientCase {
-        bottoms,
-        params,
-        tops: 1,
         fill: super::Fill::AwayFromZero,
+        ..super::case(bottoms, params)
     }
 }
 

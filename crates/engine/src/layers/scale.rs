@@ -156,21 +156,11 @@ impl Layer for Scale {
 }
 
 #[cfg(test)]
-const fn case(bottoms: &'static [&'static [usize]], params: &'static str) -> super::GradientCase {
-    super::GradientCase {
-        bottoms,
-        params,
-        tops: 1,
-        fill: super::Fill::Normal,
-    }
-}
-
-#[cfg(test)]
 pub(super) const GRADIENT_CASES: &[super::GradientCase] = &[
-    case(&[&[2, 3, 2, 2]], "scale_param { bias_term: true }"),
-    case(&[&[4, 3]], "scale_param { bias_term: true }"),
-    case(&[&[2, 3, 2]], "scale_param { axis: -2 num_axes: -1 }"),
-    case(&[&[2, 3, 2]], "scale_param { num_axes: 0 bias_term: true }"),
-    case(&[&[2, 3, 2], &[3, 2]], "scale_param { bias_term: true }"),
-    case(&[&[2, 3, 2], &[2, 3]], "scale_param { axis: 0 }"),
+    super::case(&[&[2, 3, 2, 2]], "scale_param { bias_term: true }"),
+    super::case(&[&[4, 3]], "scale_param { bias_term: true }"),
+    super::case(&[&[2, 3, 2]], "scale_param { axis: -2 num_axes: -1 }"),
+    super::case(&[&[2, 3, 2]], "scale_param { num_axes: 0 bias_term: true }"),
+    super::case(&[&[2, 3, 2], &[3, 2]], "scale_param { bias_term: true }"),
+    super::case(&[&[2, 3, 2], &[2, 3]], "scale_param { axis: 0 }"),
 ];

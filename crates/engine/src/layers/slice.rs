@@ -71,10 +71,7 @@ impl Slice {
 impl Layer for Slice {
     fn reshape(&mut self, bottom: &[&Shape]) -> Result<Vec<Shape>, LayerError> {
         let shape = bottom[0];
-        let axis = shape.axis(self.spec.axis).ok_or_else(|| LayerError::Axis {
-            axis: self.spec.axis,
-            shape: shape.clone(),
-        })?;
+        let axis = shape.require_axis(self.spec.axis)?;
         let extents = self
             .extents(shape.dims()[axis])
             .map_err(|fact| LayerError::BottomShape {

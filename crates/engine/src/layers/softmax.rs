@@ -51,10 +51,7 @@ impl Softmax {
 impl Layer for Softmax {
     fn reshape(&mut self, bottom: &[&Shape]) -> Result<Vec<Shape>, LayerError> {
         let shape = bottom[0];
-        let axis = shape.axis(self.axis).ok_or_else(|| LayerError::Axis {
-            axis: self.axis,
-            shape: shape.clone(),
-        })?;
+        let axis = shape.require_axis(self.axis)?;
         self.classes = shape.dims()[axis];
         self.inner = shape.count_from(axis + 1);
         Ok(vec![shape.clone()])

@@ -205,10 +205,8 @@ impl Layer for Spp {
 #[cfg(test)]
 const fn case(bottoms: &'static [&'static [usize]], params: &'static str) -> super::GradientCase {
     super::GradientCase {
-        bottoms,
-        params,
-        tops: 1,
         fill: super::Fill::Distinct,
+        ..super::case(bottoms, params)
     }
 }
 

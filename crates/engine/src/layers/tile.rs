@@ -44,10 +44,7 @@ impl Tile {
 impl Layer for Tile {
     fn reshape(&mut self, bottom: &[&Shape]) -> Result<Vec<Shape>, LayerError> {
         let shape = bottom[0];
-        let axis = shape.axis(self.spec.axis).ok_or_else(|| LayerError::Axis {
-            axis: self.spec.axis,
-            shape: shape.clone(),
-        })?;
+        let axis = shape.require_axis(self.spec.axis)?;
         self.row = shape.count_from(axis).max(1);
         let mut dims = shape.dims().to_vec();
         dims[axis] *= self.spec.tiles;
