@@ -157,27 +157,36 @@ pub(super) unsafe fn channels_to_lanes<V: Register>(
     }
 }
 
-/// The way back: `count` vectors with a lane a channel become rows of `channels` channels, `stride` apart; added to what
-/// is there with `ADD`.
+/// The way back: `count` vectors with a lane a channel, in rows of `width` that begin `pitch` vectors apart, become rows
+/// of `channels` channels, `stride` apart; added to what is there with `ADD`.
 ///
 /// # Safety
 /// The processor has the set; the vectors may be read, and all positions of all rows written.
 #[inline(always)]
 pub(super) unsafe fn lanes_to_channels<V: Register, const ADD: bool>(
     from: *const f32,
+    width: usize,
+    pitch: usize,
     count: usize,
     to: *mut f32,
     stride: usize,
     channels: usize,
 ) {
+    let (mut x, mut from) = (0, from);
     // SAFETY: the caller's promise.
     unsafe {
         let mut first = 0;
         while first < count {
             let here = V::LANES.min(count - first);
             let mut rows = [V::zero(); MAX_LANES];
-            for (i, row) in rows.iter_mut().take(here).enumerate() {
-                *row = V::load(from.add((first + i) * V::LANES));
+            for row in rows.iter_mut().take(here) {
+                if x == width {
+                    x = 0;
+                    from = from.add((pitch - width) * V::LANES);
+                }
+                *row = V::load(from);
+                from = from.add(V::LANES);
+                x += 1;
             }
             V::transpose(&mut rows);
             for (channel, row) in rows.iter().take(channels).enumerate() {
@@ -423,7 +432,6 @@ mod tests {
             unsafe {
                 channels_to_lanes::<V>(from.as_ptr(), stride, channels, count, lanes.as_mut_ptr(), width, pitch);
             }
-            let mut packed = Vec::new();
             for position in 0..count {
                 let at = (position / width * pitch + position % width) * V::LANES;
                 for lane in 0..V::LANES {
@@ -438,14 +446,13 @@ mod tests {
                         "lane {lane} of {channels}, position {position}"
                     );
                 }
-                packed.extend_from_slice(&lanes[at..at + V::LANES]);
             }
             let mut back = from.clone();
             // SAFETY: as above.
             unsafe {
-                lanes_to_channels::<V, false>(packed.as_ptr(), count, back.as_mut_ptr(), stride, channels);
+                lanes_to_channels::<V, false>(lanes.as_ptr(), width, pitch, count, back.as_mut_ptr(), stride, channels);
                 assert_eq!(back, from);
-                lanes_to_channels::<V, true>(packed.as_ptr(), count, back.as_mut_ptr(), stride, channels);
+                lanes_to_channels::<V, true>(lanes.as_ptr(), width, pitch, count, back.as_mut_ptr(), stride, channels);
             }
             for (i, (twice, once)) in back.iter().zip(&from).enumerate() {
                 let factor = if i % stride < count { 2.0 } else { 1.0 };

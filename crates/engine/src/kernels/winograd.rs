@@ -12,6 +12,7 @@
 use std::f32::consts::{FRAC_1_SQRT_2, SQRT_2};
 use std::ops::Range;
 
+mod batch;
 mod images;
 mod products;
 mod weights;
@@ -19,6 +20,7 @@ mod weights;
 use super::lanes::{Vector, lanes_of};
 use super::{Kernel, Simd};
 
+pub use batch::{Batch, BatchScratch};
 pub use images::{Outputs, Rows};
 pub use products::{Products, Sums};
 pub use weights::{WeightDiffs, Weights};
@@ -49,6 +51,9 @@ pub const POINTS: usize = TILE * TILE;
 /// transforms is above 4, where the usual points 1 and 2 have 16, and half of their rounding is left (bench/NOTES.md).
 const INNER: [f32; 5] = [1.0, FRAC_1_SQRT_2, 0.5, 0.5 * FRAC_1_SQRT_2, 0.25];
 const OUTER: [f32; 5] = [1.0, SQRT_2, 2.0, 2.0 * SQRT_2, 4.0];
+
+/// The sum of both squares.
+const SQUARES: f32 = INNER[2] + OUTER[2];
 
 /// The inverse of the product of a point's distances to all others, for all points.
 const SCALE: [f32; TILE] = [1.0, -2.0 / 3.0, -2.0 / 3.0, 1.0 / 6.0, 1.0 / 6.0, 1.0];
@@ -150,7 +155,6 @@ pub fn panel_columns(simd: Simd) -> usize {
 fn from_inputs<V: Vector>(d: [V; TILE]) -> [V; TILE] {
     let (even_inner, odd_inner) = (d[2].mul_add(-OUTER[2], d[4]), d[1].mul_add(-OUTER[2], d[3]));
     let (even_outer, odd_outer) = (d[2].mul_add(-INNER[2], d[4]), d[1].mul_add(-INNER[2], d[3]));
-    const SQUARES: f32 = INNER[2] + OUTER[2];
     [
         d[2].mul_add(-SQUARES, d[0].add(d[4])),
         odd_inner.mul_add(INNER[1], even_inner),
@@ -158,6 +162,21 @@ fn from_inputs<V: Vector>(d: [V; TILE]) -> [V; TILE] {
         odd_outer.mul_add(OUTER[1], even_outer),
         odd_outer.mul_add(-OUTER[1], even_outer),
         d[3].mul_add(-SQUARES, d[1].add(d[5])),
+    ]
+}
+
+/// `Bᵀ v`: from the gradients of the values at the points to those of the inputs.
+#[inline(always)]
+fn to_inputs<V: Vector>(v: [V; TILE]) -> [V; TILE] {
+    let (even_inner, odd_inner) = (v[1].add(v[2]), v[1].sub(v[2]).scale(INNER[1]));
+    let (even_outer, odd_outer) = (v[3].add(v[4]), v[3].sub(v[4]).scale(OUTER[1]));
+    [
+        v[0],
+        odd_inner.mul_add(-OUTER[2], odd_outer.mul_add(-INNER[2], v[5])),
+        even_inner.mul_add(-OUTER[2], even_outer.mul_add(-INNER[2], v[0].scale(-SQUARES))),
+        v[5].mul_add(-SQUARES, odd_inner.add(odd_outer)),
+        v[0].add(even_inner.add(even_outer)),
+        v[5],
     ]
 }
 

@@ -133,9 +133,9 @@ impl Convolution {
 
     /// Packs the weights for [`Self::correlate`].
     pub(super) fn pack(&mut self, threads: usize, weight: &[f32]) {
-        self.prepare(threads);
+        let (_, images) = self.prepare(threads);
         let geometry = &self.geometry;
-        match geometry.unless_shared(&geometry.winograd_forward, threads) {
+        match geometry.winograd_forward(threads, images) {
             Some(winograd) => winograd.pack(weight, false, &mut self.winograd_parts, &mut self.transformed),
             None => geometry.pack(weight, &mut self.packed),
         }
@@ -147,12 +147,12 @@ impl Convolution {
         let geometry = &self.geometry;
         let bottom = x.par_chunks(images * geometry.bottom_count());
         let top = y.par_chunks_mut(images * geometry.top_count());
-        if let Some(winograd) = geometry.unless_shared(&geometry.winograd_forward, threads) {
+        if let Some(winograd) = geometry.winograd_forward(threads, images) {
             let packed = &self.transformed;
             let parts = self.winograd_parts[..used].par_iter_mut().zip(bottom).zip(top);
             parts
                 .with_max_len(1)
-                .for_each(|((part, x), y)| winograd.run(part, packed, bias, x, y));
+                .for_each(|((part, x), y)| winograd.run(images, part, packed, bias, x, y));
             return;
         }
         let packed = &self.packed;
@@ -174,7 +174,9 @@ impl Convolution {
         }
         let (used, images) = self.prepare(threads);
         let geometry = &self.geometry;
-        let winograd = geometry.unless_shared(&geometry.winograd_forward, threads);
+        let winograd = geometry
+            .unless_shared(&geometry.winograd_forward, threads)
+            .filter(|winograd| winograd.pays_for_weights());
         let parts = &mut self.parts[..used];
         let bottom = x.par_chunks(images * geometry.bottom_count());
         let top_diff = dy.par_chunks(images * geometry.top_count());
@@ -233,8 +235,8 @@ impl Convolution {
     pub(super) fn backward_bottom(&mut self, threads: usize, weight: &[f32], dy: &[f32], dx: &mut [f32]) {
         let (used, images) = self.prepare(threads);
         let geometry = &self.geometry;
-        if let Some(winograd) = geometry.unless_shared(&geometry.winograd_backward, threads) {
-            winograd.pack(weight, true, &mut self.winograd_parts, &mut self.transformed);
+        if let Some((winograd, turned)) = geometry.winograd_backward(threads, images) {
+            winograd.pack(weight, turned, &mut self.winograd_parts, &mut self.transformed);
             let packed = &self.transformed;
             let bottom_diff = dx.par_chunks_mut(images * geometry.bottom_count());
             let top_diff = dy.par_chunks(images * geometry.top_count());
@@ -242,9 +244,13 @@ impl Convolution {
                 .par_iter_mut()
                 .zip(bottom_diff)
                 .zip(top_diff);
-            parts
-                .with_max_len(1)
-                .for_each(|((part, dx), dy)| winograd.run(part, packed, None, dy, dx));
+            parts.with_max_len(1).for_each(|((part, dx), dy)| {
+                if turned {
+                    winograd.run(images, part, packed, None, dy, dx);
+                } else {
+                    winograd.run_backward(part, packed, dy, dx);
+                }
+            });
             return;
         }
         if let Some(transposed) = &geometry.backward {
@@ -390,6 +396,24 @@ impl Geometry {
     /// on the plain way.
     fn unless_shared<'a>(&self, winograd: &'a Option<Winograd>, threads: usize) -> Option<&'a Winograd> {
         winograd.as_ref().filter(|_| self.images >= threads)
+    }
+
+    /// The way through fewer products for parts of so many images.
+    fn winograd_forward(&self, threads: usize, images: usize) -> Option<&Winograd> {
+        self.unless_shared(&self.winograd_forward, threads)
+            .filter(|winograd| winograd.pays(images))
+    }
+
+    /// The same for the gradient of the bottom: a convolution of the top's with the weights turned, or the way forward
+    /// the other way round.
+    fn winograd_backward(&self, threads: usize, images: usize) -> Option<(&Winograd, bool)> {
+        let forward = self.unless_shared(&self.winograd_forward, threads);
+        if let Some(winograd) = forward.filter(|winograd| winograd.runs_backward(images)) {
+            return Some((winograd, false));
+        }
+        self.unless_shared(&self.winograd_backward, threads)
+            .filter(|winograd| winograd.pays(images))
+            .map(|winograd| (winograd, true))
     }
 
     /// Values in an image of the bottom.

@@ -297,6 +297,8 @@ impl Outputs<'_> {
                 }
                 lanes_to_channels::<V, false>(
                     positions.as_ptr(),
+                    width,
+                    width,
                     rows.len() * width,
                     target.as_mut_ptr().add(channel * size + rows.start * width),
                     size,

@@ -183,7 +183,15 @@ impl WeightDiffs<'_> {
                     }
                 }
                 let outputs = diff.len() / count;
-                lanes_to_channels::<V, true>(positions.as_ptr(), count, diff.as_mut_ptr(), count, outputs);
+                lanes_to_channels::<V, true>(
+                    positions.as_ptr(),
+                    count,
+                    count,
+                    count,
+                    diff.as_mut_ptr(),
+                    count,
+                    outputs,
+                );
             }
         }
     }

@@ -297,51 +297,63 @@ fn nothing_is_left_in_the_padding_by_another_shape() {
     assert_eq!(found.param_diffs, fresh.param_diffs);
 }
 
-/// 3×3 and 5×5 kernels with enough images and channels for [`super::winograd`]: all edges, groups, channels that fill no
-/// vector, units of several images and of a few rows.
-#[test]
-fn winograd_is_the_plain_way() {
-    let cases: &[(usize, usize, usize, [usize; 4])] = &[
-        (3, 1, 1, [5, 40, 16, 16]),
-        (3, 0, 1, [4, 20, 10, 14]),
-        (3, 1, 2, [4, 72, 28, 7]),
-        (3, 2, 1, [4, 33, 6, 6]),
-        (5, 2, 1, [5, 32, 16, 16]),
-        (5, 0, 1, [6, 40, 12, 12]),
-        (5, 2, 2, [4, 80, 27, 12]),
-        (5, 4, 1, [4, 33, 7, 8]),
+/// Compares [`super::winograd`] with the plain way, on all sets and several numbers of threads.
+fn check_winograd(kernel: usize, pad: usize, group: usize, num_output: usize, bottom: [usize; 4], by_images: bool) {
+    let mut spec = spec(num_output, &[kernel]);
+    spec.pad = vec![pad];
+    spec.group = group;
+    let bottom = Shape::from(bottom);
+    let mut layer = Convolution::new(&spec);
+    layer.reshape(&[&bottom]).unwrap();
+    let bottoms = [(bottom.clone(), normal(1, bottom.count()))];
+    let params = [
+        normal(2, layer.geometry.weight_shape.count()),
+        normal(3, spec.num_output),
     ];
-    for (kernel, pad, group, bottom) in cases {
-        let mut spec = spec(60, &[*kernel]);
-        spec.pad = vec![*pad];
-        spec.group = *group;
-        let bottom = Shape::from(*bottom);
-        let mut layer = Convolution::new(&spec);
-        layer.reshape(&[&bottom]).unwrap();
-        assert!(layer.geometry.winograd_forward.is_some(), "{kernel} {bottom}");
-        let bottoms = [(bottom.clone(), normal(1, bottom.count()))];
-        let params = [normal(2, layer.geometry.weight_shape.count()), normal(3, 60)];
-        let sets = [Simd::Portable, Simd::Avx2, Simd::Avx512].into_iter();
-        for (simd, threads) in sets.filter(|simd| *simd <= Simd::detect()).zip([1, 2, 3]) {
-            layer.winograd = Some(simd);
-            let found = run(&mut layer, &bottoms, &params, 1, Phase::Train, threads);
-            layer.winograd = None;
-            let expected = run(&mut layer, &bottoms, &params, 1, Phase::Train, threads);
-            let what = format!("{kernel} {pad} {group} {bottom}, {simd}");
-            let (dx, dw, db) = (&found.bottom_diffs[0], &found.param_diffs[0], &found.param_diffs[1]);
-            assert_close(&format!("y of {what}"), &found.tops[0].1, &expected.tops[0].1, 1e-5);
-            assert_close(&format!("dx of {what}"), dx, &expected.bottom_diffs[0], 1e-5);
-            assert_close(&format!("dw of {what}"), dw, &expected.param_diffs[0], 1e-5);
-            assert_close(&format!("db of {what}"), db, &expected.param_diffs[1], 1e-6);
-            // More threads than images share them, on the plain way.
-            layer.winograd = Some(simd);
-            let shared = run(&mut layer, &bottoms, &params, 1, Phase::Train, bottom.dims()[0] + 1);
-            assert_close(
-                &format!("shared dw of {what}"),
-                &shared.param_diffs[0],
-                &expected.param_diffs[0],
-                1e-5,
-            );
-        }
+    let sets = [Simd::Portable, Simd::Avx2, Simd::Avx512].into_iter();
+    for (simd, threads) in sets.filter(|simd| *simd <= Simd::detect()).zip([1, 2, 3]) {
+        let what = format!("{kernel} {pad} {group} {bottom}, {simd}");
+        layer.winograd = Some(simd);
+        let found = run(&mut layer, &bottoms, &params, 1, Phase::Train, threads);
+        let images = bottom.dims()[0].div_ceil(threads);
+        let winograd = layer.geometry.winograd_forward(threads, images).expect(&what);
+        assert_eq!(winograd.runs_backward(images), by_images, "{what}");
+        layer.winograd = None;
+        let expected = run(&mut layer, &bottoms, &params, 1, Phase::Train, threads);
+        let (dx, dw, db) = (&found.bottom_diffs[0], &found.param_diffs[0], &found.param_diffs[1]);
+        assert_close(&format!("y of {what}"), &found.tops[0].1, &expected.tops[0].1, 1e-5);
+        assert_close(&format!("dx of {what}"), dx, &expected.bottom_diffs[0], 1e-5);
+        assert_close(&format!("dw of {what}"), dw, &expected.param_diffs[0], 1e-5);
+        assert_close(&format!("db of {what}"), db, &expected.param_diffs[1], 1e-6);
+        // More threads than images share them, on the plain way.
+        layer.winograd = Some(simd);
+        let shared = run(&mut layer, &bottoms, &params, 1, Phase::Train, bottom.dims()[0] + 1);
+        let what = format!("shared dw of {what}");
+        assert_close(&what, &shared.param_diffs[0], &expected.param_diffs[0], 1e-5);
     }
+}
+
+/// 3×3 and 5×5 kernels with enough images and channels: all edges, groups, channels that fill no vector, units of
+/// several images and of a few rows.
+#[test]
+fn winograd_by_channels_is_the_plain_way() {
+    check_winograd(3, 1, 1, 60, [5, 40, 16, 16], false);
+    check_winograd(3, 0, 1, 60, [4, 20, 10, 14], false);
+    check_winograd(3, 1, 2, 60, [4, 72, 28, 7], false);
+    check_winograd(3, 2, 1, 60, [4, 33, 6, 6], false);
+    check_winograd(5, 2, 1, 60, [5, 32, 16, 16], false);
+    check_winograd(5, 0, 1, 60, [5, 40, 12, 12], false);
+    check_winograd(5, 2, 2, 60, [4, 80, 27, 12], false);
+    check_winograd(5, 4, 1, 60, [4, 33, 7, 8], false);
+}
+
+/// Small images with few channels: all edges, parts that do not fill the last vector, products of several panels.
+#[test]
+fn winograd_by_images_is_the_plain_way() {
+    check_winograd(5, 0, 1, 50, [44, 20, 12, 12], true);
+    check_winograd(5, 2, 1, 24, [44, 16, 8, 10], true);
+    check_winograd(5, 1, 1, 30, [44, 40, 10, 6], true);
+    check_winograd(3, 0, 1, 33, [44, 9, 6, 10], true);
+    check_winograd(3, 1, 1, 30, [44, 20, 11, 8], true);
+    check_winograd(3, 2, 1, 21, [44, 17, 6, 6], true);
 }

@@ -6,7 +6,10 @@ use rayon::prelude::*;
 
 use crate::kernels::{
     Simd,
-    winograd::{Depth, Grid, Outputs, POINTS, Products, Rows, Scratch, Sums, WeightDiffs, Weights, panel_columns},
+    winograd::{
+        Batch, BatchScratch, Depth, Grid, Outputs, POINTS, Products, Rows, Scratch, Sums, WeightDiffs, Weights,
+        panel_columns,
+    },
 };
 
 /// A unit's inputs and products hold about this many floats: what a thread's cache takes.
@@ -22,9 +25,14 @@ const SUMS_FLOATS: usize = 3 << 20;
 /// Sums of up to so many floats fit into each thread's cache, beside a unit.
 const OWN_SUMS_FLOATS: usize = 128 << 10;
 
-/// What of the plain way's cost this way may have by count. The plain way's loops are longer and run nearer to the
-/// peak: at 66 % (LeNet's conv2) a tenth of the time was gained, which is not worth the rounding.
+/// What of the plain way's cost this way may have by count: the plain way's loops are longer and run nearer to the peak.
 const MAX_COST_PERCENT: usize = 62;
+
+/// The same for the weights' gradient.
+const MAX_WEIGHTS_COST_PERCENT: usize = 70;
+
+/// A panel of a [`Batch`] holds up to so many floats, which a thread's cache takes.
+const BATCH_FLOATS: usize = 176 << 10;
 
 /// With fewer images, all threads had better share each of them, and transforming the weights does not pay.
 const MIN_IMAGES: usize = 4;
@@ -42,12 +50,18 @@ pub struct Winograd {
     /// Where each tile of a unit begins in its inputs.
     tile_offsets: Vec<usize>,
     channel_offsets: Vec<usize>,
+    /// Whether channels in lanes are quicker than the plain way: for a pass, and for the weights' gradient.
+    by_channels: bool,
+    for_weights: bool,
+    /// With images in lanes, where that is quicker still.
+    batch: Option<Batch>,
 }
 
 /// What one part of the images is computed with.
 #[derive(Default)]
 pub struct Buffers {
     scratch: Scratch,
+    batch: BatchScratch,
     inputs: Vec<f32>,
     products: Vec<f32>,
     /// What the weights' gradient is made of, where it is small.
@@ -71,7 +85,8 @@ struct Unit {
 /// What a convolution costs, in multiply-adds of whole vectors with one lane each.
 struct Cost {
     direct: usize,
-    winograd: usize,
+    by_channels: usize,
+    by_images: usize,
 }
 
 impl Winograd {
@@ -79,7 +94,12 @@ impl Winograd {
     pub fn new(simd: Simd, grid: Grid, channels: usize, outputs: usize, group: usize, images: usize) -> Option<Self> {
         let (inputs, outputs) = (Depth::new(simd, channels / group), Depth::new(simd, outputs / group));
         let cost = Cost::of(grid, inputs, outputs, images);
-        if images < MIN_IMAGES || cost.winograd * 100 > cost.direct * MAX_COST_PERCENT {
+        let pays = |winograd: usize, percent: usize| winograd * 100 <= cost.direct * percent;
+        let batch = (group == 1 && pays(cost.by_images, MAX_COST_PERCENT) && cost.by_images < cost.by_channels)
+            .then(|| Batch::new(simd, grid, inputs.channels, outputs.channels))
+            .filter(|batch| batch.panel_floats() <= BATCH_FLOATS);
+        let by_channels = pays(cost.by_channels, MAX_COST_PERCENT);
+        if images < MIN_IMAGES || !by_channels && batch.is_none() {
             return None;
         }
         let (rows, columns) = (grid.tile_rows(), grid.tile_columns());
@@ -101,7 +121,31 @@ impl Winograd {
             unit_rows,
             tile_offsets: (0..tiles).map(|tile| tile * inputs.stride).collect(),
             channel_offsets: (0..inputs.channels).collect(),
+            by_channels,
+            for_weights: pays(cost.by_channels, MAX_WEIGHTS_COST_PERCENT),
+            batch,
         })
+    }
+
+    /// With images in lanes, where a part of so many fills most of them.
+    fn by_images(&self, images: usize) -> Option<&Batch> {
+        let fits = |batch: &&Batch| 4 * images >= 3 * images.next_multiple_of(batch.images());
+        self.batch.as_ref().filter(fits)
+    }
+
+    /// Whether parts of so many images are quicker than the plain way.
+    pub fn pays(&self, images: usize) -> bool {
+        self.by_channels || self.by_images(images).is_some()
+    }
+
+    /// Whether [`Self::run_backward`] is for parts of so many images.
+    pub fn runs_backward(&self, images: usize) -> bool {
+        self.by_images(images).is_some()
+    }
+
+    /// Whether the weights' gradient is quicker than the plain way.
+    pub fn pays_for_weights(&self) -> bool {
+        self.for_weights
     }
 
     /// Values in a channel of the source, and of the target.
@@ -191,8 +235,26 @@ impl Winograd {
         });
     }
 
-    /// Computes the targets of some images, plus the bias.
-    pub fn run(&self, buffers: &mut Buffers, packed: &[f32], bias: Option<&[f32]>, source: &[f32], target: &mut [f32]) {
+    /// Computes the gradients of the sources from those of the targets, with weights packed as for [`Self::run`].
+    pub fn run_backward(&self, buffers: &mut Buffers, packed: &[f32], target_diff: &[f32], source_diff: &mut [f32]) {
+        if let Some(batch) = &self.batch {
+            batch.run_backward(&mut buffers.batch, packed, target_diff, source_diff);
+        }
+    }
+
+    /// Computes the targets of some images, plus the bias; all parts but the last have so many images.
+    pub fn run(
+        &self,
+        images_per_part: usize,
+        buffers: &mut Buffers,
+        packed: &[f32],
+        bias: Option<&[f32]>,
+        source: &[f32],
+        target: &mut [f32],
+    ) {
+        if let Some(batch) = self.by_images(images_per_part) {
+            return batch.run(&mut buffers.batch, packed, bias, source, target);
+        }
         let images = target.len() / self.target_count();
         let Buffers {
             scratch,
@@ -425,10 +487,14 @@ impl Cost {
         let taps = grid.kernel * grid.kernel;
         let (inputs, outputs) = (inputs.channels, outputs.channels);
         let (input_lanes, output_lanes) = (inputs.next_multiple_of(16), outputs.next_multiple_of(16));
-        let of_tile = POINTS * inputs * output_lanes + 320 * input_lanes + 160 * output_lanes;
+        let cost = |padded_inputs, padded_outputs| {
+            let of_tile = POINTS * inputs * padded_outputs + 320 * padded_inputs + 160 * padded_outputs;
+            tiles * of_tile + 300 * inputs * outputs
+        };
         Self {
             direct: positions * taps * inputs * outputs,
-            winograd: tiles * of_tile + 300 * inputs * outputs,
+            by_channels: cost(input_lanes, output_lanes),
+            by_images: cost(inputs, outputs),
         }
     }
 }
