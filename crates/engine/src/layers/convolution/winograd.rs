@@ -22,8 +22,9 @@ const UNIT_TILES: usize = 64;
 /// last cache takes, all threads together.
 const SUMS_FLOATS: usize = 3 << 20;
 
-/// Sums of up to so many floats fit into each thread's cache, beside a unit.
-const OWN_SUMS_FLOATS: usize = 128 << 10;
+/// Sums of up to so many floats are each thread's own: going through them for each unit costs less than sharing the
+/// transformed units of all threads, even where they do not fit into its cache.
+const OWN_SUMS_FLOATS: usize = 640 << 10;
 
 /// What of the plain way's cost this way may have by count: the plain way's loops are longer and run nearer to the peak.
 const MAX_COST_PERCENT: usize = 62;
