@@ -66,8 +66,7 @@ impl Source for ImageListSource {
     }
 
     fn skip(&mut self, count: u64) -> Result<(), DataError> {
-        self.next += count;
-        Ok(())
+        self.seek(self.next.saturating_add(count))
     }
 
     fn read(&mut self, record: &mut Record) -> Result<(), DataError> {

@@ -41,7 +41,7 @@ impl Source for Counting {
             width: 4,
             label: self.index as i32,
             float_label: None,
-            numbers: Vec::new(),
+            arrays: Vec::new(),
             pixels: Pixels::Bytes(bytes),
         };
         self.index += 1;

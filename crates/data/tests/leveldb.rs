@@ -47,7 +47,7 @@ fn expected() -> Vec<Record> {
         width: 50,
         label: i,
         float_label: None,
-        numbers: Vec::new(),
+        arrays: Vec::new(),
         pixels: Pixels::Bytes((0..50).map(|j| (i + version + j / 10) as u8).collect()),
     };
     versions.into_iter().map(record).collect()
