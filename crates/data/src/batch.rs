@@ -359,10 +359,8 @@ impl Producer {
     }
 
     fn read(&mut self, position: u64) -> Result<(), DataError> {
-        if position < self.cursor {
+        if position != self.cursor {
             self.source.seek(position)?;
-        } else if position > self.cursor {
-            self.source.skip(position - self.cursor)?;
         }
         self.source.read(&mut self.record)?;
         self.cursor = position + 1;

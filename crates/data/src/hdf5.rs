@@ -201,10 +201,6 @@ impl Source for Hdf5Source {
         Ok(())
     }
 
-    fn skip(&mut self, count: u64) -> Result<(), DataError> {
-        self.seek(self.next.saturating_add(count))
-    }
-
     fn array_lengths(&self) -> &[usize] {
         &self.row_lengths
     }

@@ -65,10 +65,6 @@ impl Source for ImageListSource {
         Ok(())
     }
 
-    fn skip(&mut self, count: u64) -> Result<(), DataError> {
-        self.seek(self.next.saturating_add(count))
-    }
-
     fn read(&mut self, record: &mut Record) -> Result<(), DataError> {
         let Self {
             spec,

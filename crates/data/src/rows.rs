@@ -383,10 +383,6 @@ impl Source for RowsSource {
         Ok(())
     }
 
-    fn skip(&mut self, count: u64) -> Result<(), DataError> {
-        self.seek(self.next.saturating_add(count))
-    }
-
     fn array_lengths(&self) -> &[usize] {
         &self.array_lengths
     }

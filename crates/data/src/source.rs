@@ -16,11 +16,9 @@ pub trait Source: Send {
     /// How many records there are; at least one.
     fn len_records(&self) -> u64;
 
-    /// Puts the cursor on record `index`, counted from 0; `len_records()` is the end.
+    /// Puts the cursor on record `index`, counted from 0; `len_records()` is the end. Beyond it, this or the next read is
+    /// an error, except where records are drawn without end.
     fn seek(&mut self, index: u64) -> Result<(), DataError>;
-
-    /// Moves the cursor `count` records on.
-    fn skip(&mut self, count: u64) -> Result<(), DataError>;
 
     /// The number of values of each array that a record has: those are beside its pixels and its label, or all there is,
     /// and are not transformed.

@@ -170,10 +170,6 @@ impl Source for WindowSource {
         Ok(())
     }
 
-    fn skip(&mut self, count: u64) -> Result<(), DataError> {
-        self.seek(self.next.saturating_add(count))
-    }
-
     fn read(&mut self, record: &mut Record) -> Result<(), DataError> {
         // A number to draw with, so that it may wrap.
         let place = self.epoch.wrapping_mul(self.len_records()).wrapping_add(self.next);

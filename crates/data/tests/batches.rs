@@ -26,9 +26,6 @@ impl Source for Counting {
         self.index = index;
         Ok(())
     }
-    fn skip(&mut self, count: u64) -> Result<(), DataError> {
-        self.seek(self.index + count)
-    }
     fn read(&mut self, record: &mut Record) -> Result<(), DataError> {
         assert!(self.index < self.len, "read behind the end");
         assert!(Some(self.index) != self.panic_at, "told to panic");
