@@ -133,18 +133,21 @@ impl<'a, V: Register, const TAPS: usize> Choices<'a, V, TAPS> {
     }
 }
 
-/// Where `new`, which comes after `old` in a window, takes its place: greater, or the first NaN.
+/// The greatest values so far and their places, after `new` ones that come later in their windows: a greater one counts,
+/// and the first NaN.
 ///
 /// # Safety
 /// The processor has what `V` needs.
 #[inline(always)]
-unsafe fn is_better<V: Register, const NAN: bool>(new: V, old: V) -> V::Mask {
+unsafe fn greatest_of<V: Register, const NAN: bool>((old, old_place): (V, V), (new, new_place): (V, V)) -> (V, V) {
     // SAFETY: the caller's promise.
     unsafe {
         if NAN {
-            V::and(new.is_greater_or_nan(old), old.is_number(old))
+            let is_better = V::and(new.is_greater_or_nan(old), old.is_number(old));
+            (new.select(is_better, old), new_place.select(is_better, old_place))
         } else {
-            new.is_greater(old)
+            let is_better = new.is_greater(old);
+            (new.max(old), new_place.select(is_better, old_place))
         }
     }
 }
@@ -284,18 +287,12 @@ impl Job<'_> {
                 if !NAN {
                     nans = V::or(nans, a.is_nan(b));
                 }
-                let mut greatest = choices.choose([a, b], 0);
-                let mut places = first_taps;
+                let mut greatest = (choices.choose([a, b], 0), first_taps);
                 for tap in 1..choices.len() {
-                    let value = choices.choose([a, b], tap);
-                    let better = is_better::<V, NAN>(value, greatest);
-                    greatest = if NAN {
-                        value.select(better, greatest)
-                    } else {
-                        value.max(greatest)
-                    };
-                    places = V::splat_index(tap as i32).select(better, places);
+                    let new = (choices.choose([a, b], tap), V::splat_index(tap as i32));
+                    greatest = greatest_of::<V, NAN>(greatest, new);
                 }
+                let (greatest, places) = greatest;
                 greatest.store(reduced.values.as_mut_ptr());
                 places.add_indices(columns).store(reduced.places.as_mut_ptr().cast());
                 columns = columns.add_indices(V::splat_index(width.input as i32));
@@ -303,17 +300,11 @@ impl Job<'_> {
             for row in 0..height.output {
                 let window = &self.rows[height.window(row)];
                 let load = |row: &Row| (V::load(row.values.as_ptr()), V::load(row.places.as_ptr().cast()));
-                let (mut greatest, mut places) = load(&window[0]);
+                let mut greatest = load(&window[0]);
                 for row in &window[1..] {
-                    let (value, place) = load(row);
-                    let better = is_better::<V, NAN>(value, greatest);
-                    greatest = if NAN {
-                        value.select(better, greatest)
-                    } else {
-                        value.max(greatest)
-                    };
-                    places = place.select(better, places);
+                    greatest = greatest_of::<V, NAN>(greatest, load(row));
                 }
+                let (greatest, places) = greatest;
                 let target = first * top_len + row * width.output;
                 self.write(strip, planes, top_len, self.target.add(target), greatest);
                 self.write(strip, planes, top_len, self.places.add(target).cast(), places);
