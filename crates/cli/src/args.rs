@@ -1,7 +1,13 @@
 //! Arguments that several commands have.
 
+use std::path::PathBuf;
+
 use clap::builder::RangedU64ValueParser;
-use sparknet_train::job::Stages;
+use sparknet_engine::Phase;
+use sparknet_train::{
+    Error,
+    job::{NetSource, Stages},
+};
 
 /// A whole number of at least 1, small enough to count threads and records with.
 pub fn count() -> RangedU64ValueParser<usize> {
@@ -13,14 +19,40 @@ pub fn few() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..=4096)
 }
 
+/// A trained net that runs over its data.
+#[derive(clap::Args)]
+pub struct TrainedNetArgs {
+    /// The net's .prototxt; its layers of phase TEST are taken, one of which reads data
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// The weights, from one or several .caffemodel files
+    #[arg(long, value_name = "FILES", value_delimiter = ',', required = true)]
+    pub weights: Vec<PathBuf>,
+    /// Batches to take; all of the data, every record once, unless given
+    #[arg(long, value_name = "I", value_parser = clap::value_parser!(u64).range(1..))]
+    pub iterations: Option<u64>,
+    #[command(flatten)]
+    pub stages: StageArgs,
+}
+
+impl TrainedNetArgs {
+    /// The net, without its weights.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or is no net.
+    pub fn read(&self) -> Result<NetSource, Error> {
+        NetSource::read(&self.model, Phase::Test, &self.stages.stages())
+    }
+}
+
 /// What of a net is included beyond its phase.
 #[derive(clap::Args)]
 pub struct StageArgs {
     /// Stages, for layers with include or exclude rules
-    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    #[arg(long, value_name = "A,B", value_delimiter = ',', display_order = 900)]
     stage: Vec<String>,
     /// Level, for layers with include or exclude rules
-    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true, display_order = 901)]
     level: i32,
 }
 

@@ -2,16 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use sparknet_engine::Phase;
 use sparknet_train::{
     Error,
     features::{self, FeatureSettings},
-    job::NetSource,
 };
 
 use crate::{
     Outcome,
-    args::{self, StageArgs},
+    args::{self, TrainedNetArgs},
     output,
 };
 
@@ -19,26 +17,17 @@ use crate::{
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The net's .prototxt; its layers of phase TEST are taken, one of which reads data
-    #[arg(long, value_name = "FILE")]
-    model: PathBuf,
-    /// The weights, from one or several .caffemodel files
-    #[arg(long, value_name = "FILES", value_delimiter = ',', required = true)]
-    weights: Vec<PathBuf>,
+    #[command(flatten)]
+    net: TrainedNetArgs,
     /// The blobs
     #[arg(long, value_name = "NAMES", value_delimiter = ',', required = true)]
     blobs: Vec<String>,
     /// The LMDBs to write, one a blob
     #[arg(long, value_name = "FOLDERS", value_delimiter = ',', required = true)]
     out: Vec<PathBuf>,
-    /// Batches to take; all of the data, every record once, unless given
-    #[arg(long, value_name = "I", value_parser = clap::value_parser!(u64).range(1..))]
-    iterations: Option<u64>,
     /// Threads; one a core unless given
     #[arg(long, value_name = "T", value_parser = args::few())]
     threads: Option<usize>,
-    #[command(flatten)]
-    stages: StageArgs,
 }
 
 const EXAMPLES: &str = "\
@@ -58,12 +47,12 @@ pub fn extract_features(args: &Args) -> Outcome {
         .into());
     }
     let outputs: Vec<&Path> = args.out.iter().map(PathBuf::as_path).collect();
-    output::check_apart(&outputs, &[&args.model])?;
+    output::check_apart(&outputs, &[&args.net.model])?;
     let settings = FeatureSettings {
-        net: NetSource::read(&args.model, Phase::Test, &args.stages.stages())?,
-        weights: args.weights.clone(),
+        net: args.net.read()?,
+        weights: args.net.weights.clone(),
         blobs: args.blobs.iter().cloned().zip(args.out.iter().cloned()).collect(),
-        max_batches: args.iterations,
+        max_batches: args.net.iterations,
         threads: args.threads,
     };
     let outcome = features::extract_features(&settings, &mut |records| {

@@ -7,11 +7,9 @@ use std::{
 };
 
 use serde::Serialize;
-use sparknet_engine::Phase;
 use sparknet_train::{
     Error,
     evaluation::Evaluation,
-    job::NetSource,
     signals::{Control, SignalEffect},
     tester::TestResult,
     testing::{TestSettings, test as run_test},
@@ -19,7 +17,7 @@ use sparknet_train::{
 
 use crate::{
     Outcome,
-    args::{self, StageArgs},
+    args::{self, TrainedNetArgs},
     output,
     spark::{SparkArgs, not_on_spark, source_of},
 };
@@ -31,15 +29,8 @@ const SYNC_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The net's .prototxt; its layers of phase TEST are taken
-    #[arg(long, value_name = "FILE")]
-    model: PathBuf,
-    /// The weights, from one or several .caffemodel files
-    #[arg(long, value_name = "FILES", value_delimiter = ',', required = true)]
-    weights: Vec<PathBuf>,
-    /// Batches to test on; all of the data unless given
-    #[arg(long, value_name = "I", value_parser = clap::value_parser!(u64).range(1..))]
-    iterations: Option<u64>,
+    #[command(flatten)]
+    net: TrainedNetArgs,
     /// Workers that share the batches
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = args::few())]
     workers: usize,
@@ -52,8 +43,6 @@ pub struct Args {
     /// Write the scores and the evaluation as JSON
     #[arg(long, value_name = "FILE")]
     evaluation_json: Option<PathBuf>,
-    #[command(flatten)]
-    stages: StageArgs,
     #[command(flatten)]
     spark: SparkArgs,
 }
@@ -87,9 +76,9 @@ impl<'a> TestReport<'a> {
 pub fn test(args: &Args) -> Outcome {
     if let Some(path) = &args.evaluation_json {
         output::check_file(path)?;
-        let inputs: Vec<&Path> = [&args.model]
+        let inputs: Vec<&Path> = [&args.net.model]
             .into_iter()
-            .chain(&args.weights)
+            .chain(&args.net.weights)
             .map(PathBuf::as_path)
             .collect();
         output::check_apart(&[path], &inputs)?;
@@ -115,9 +104,9 @@ pub fn test(args: &Args) -> Outcome {
 fn test_here(args: &Args) -> Result<TestResult, Error> {
     args.spark.check_unused()?;
     let settings = TestSettings {
-        net: NetSource::read(&args.model, Phase::Test, &args.stages.stages())?,
-        weights: args.weights.clone(),
-        max_batches: args.iterations,
+        net: args.net.read()?,
+        weights: args.net.weights.clone(),
+        max_batches: args.net.iterations,
         workers: args.workers,
         threads: args.threads,
         sync_timeout: SYNC_TIMEOUT,
@@ -140,21 +129,21 @@ struct TestRequest<'a> {
 }
 
 fn test_on_spark(args: &Args, master: &str) -> Result<TestResult, Box<dyn std::error::Error>> {
-    if args.iterations.is_some() {
+    if args.net.iterations.is_some() {
         return Err(not_on_spark("--iterations", "all rows are tested").into());
     }
-    let [weights] = &args.weights[..] else {
+    let [weights] = &args.net.weights[..] else {
         return Err(not_on_spark("a second file of --weights", "give one").into());
     };
-    if !args.stages.flags().is_empty() {
+    if !args.net.stages.flags().is_empty() {
         return Err(not_on_spark("--stage and --level", "write them into the net's state").into());
     }
     let data = match &args.spark.data {
         Some(data) => data.clone(),
-        None => source_of(&NetSource::read(&args.model, Phase::Test, &args.stages.stages())?).ok_or_else(no_source)?,
+        None => source_of(&args.net.read()?).ok_or_else(no_source)?,
     };
     let request = TestRequest {
-        net: &args.model,
+        net: &args.net.model,
         weights,
         threads_per_worker: args.threads.map_or(0, |threads| (threads / args.workers).max(1)),
         workers: if args.workers > 1 { args.workers } else { 0 },

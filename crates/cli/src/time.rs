@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use sparknet_engine::Phase;
 use sparknet_train::{
     job::NetSource,
-    time::{TimeSettings, Timing, time as run_time},
+    time::{Costs, TimeSettings, Timing, time as run_time},
 };
 
 use crate::{
@@ -102,28 +102,20 @@ pub fn time(args: &Args) -> Outcome {
 
 fn table(timing: &Timing) -> String {
     let mut rows = vec![["layer", "type", "forward ms", "backward ms", "update ms", "GFLOP/s"].map(str::to_owned)];
-    for layer in &timing.layers {
-        rows.push([
-            layer.name.clone(),
-            layer.type_name.to_owned(),
-            format!("{:.3}", layer.forward_ms),
-            format!("{:.3}", layer.backward_ms),
-            format!("{:.3}", layer.update_ms),
-            if layer.gflop > 0.0 {
-                format!("{:.0}", layer.gflops)
-            } else {
-                String::new()
-            },
-        ]);
-    }
-    rows.push([
-        "all".to_owned(),
-        String::new(),
-        format!("{:.3}", timing.forward_ms),
-        format!("{:.3}", timing.backward_ms),
-        format!("{:.3}", timing.update_ms),
-        format!("{:.0}", timing.gflops),
-    ]);
+    let row = |name: &str, type_name: &str, costs: &Costs| {
+        let gflops = format!("{:.0}", costs.gflops);
+        [
+            name.to_owned(),
+            type_name.to_owned(),
+            format!("{:.3}", costs.forward_ms),
+            format!("{:.3}", costs.backward_ms),
+            format!("{:.3}", costs.update_ms),
+            if costs.gflop > 0.0 { gflops } else { String::new() },
+        ]
+    };
+    let layers = timing.layers.iter();
+    rows.extend(layers.map(|layer| row(&layer.name, layer.type_name, &layer.costs)));
+    rows.push(row("all", "", &timing.costs));
     let widths: Vec<usize> = (0..6)
         .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
         .collect();
@@ -142,11 +134,15 @@ fn table(timing: &Timing) -> String {
         batch,
         threads,
         iterations,
+        costs,
+        ..
+    } = timing;
+    let Costs {
         step_ms,
         images_per_s,
         gflop,
         ..
-    } = timing;
+    } = costs;
     lines.push(format!(
         "{net}, batch {batch}, {threads} threads, median of {iterations}: {step_ms:.3} ms a step, \
          {images_per_s:.0} images/s, {gflop:.3} GFLOP a step"

@@ -77,14 +77,11 @@ impl Default for BatchConfig {
 /// Transformed records.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Batch {
-    /// `(count, c, h, w)`.
+    /// `(count, c, h, w)`; empty where records are arrays alone.
     pub data: Vec<f32>,
-    /// `(count)`: the Datums' labels.
+    /// `(count)`: the Datums' labels, 0 where there are none.
     pub labels: Vec<f32>,
-    /// `(count, numbers)`: what records have beside values and label, which is mostly nothing.
-    pub numbers: Vec<f32>,
-    /// `(count, …)` each: the arrays of a source whose records are such ([`Source::array_lengths`]); `data` and `labels`
-    /// are then empty.
+    /// `(count, …)` each: the arrays of sources whose records have any ([`Source::array_lengths`]).
     pub arrays: Vec<Vec<f32>>,
     /// Records in this batch: `batch_size`, or fewer in the last batch of [`End::Stop`].
     pub count: usize,
@@ -97,7 +94,6 @@ pub struct Batch {
 pub struct BatchReader {
     source: PathBuf,
     record_shape: [usize; 3],
-    numbers_per_record: usize,
     len_records: u64,
     batches: Option<Receiver<Result<Batch, DataError>>>,
     spare: SyncSender<Batch>,
@@ -131,7 +127,7 @@ impl BatchReader {
             );
             return Err(DataError::BadConfig(detail));
         }
-        let (len_records, numbers_per_record) = (source.len_records(), source.numbers_per_record());
+        let len_records = source.len_records();
         if len_records == 0 {
             return Err(DataError::Empty(config.source));
         }
@@ -186,7 +182,6 @@ impl BatchReader {
         Ok(Self {
             source: path,
             record_shape,
-            numbers_per_record,
             len_records,
             batches: Some(batches),
             spare,
@@ -200,11 +195,6 @@ impl BatchReader {
     /// The shape `(c, h, w)` of a record in a batch, after decoding and cropping.
     pub fn record_shape(&self) -> [usize; 3] {
         self.record_shape
-    }
-
-    /// How many numbers a record has beside its values and its label.
-    pub fn numbers_per_record(&self) -> usize {
-        self.numbers_per_record
     }
 
     /// How many records the source has, for all workers together.
@@ -314,16 +304,12 @@ impl Producer {
         }
         let mut batch = self.spares.try_recv().unwrap_or_default();
         let size: usize = self.output_shape.iter().product();
-        let numbers = self.source.numbers_per_record();
-        resize(&mut batch.numbers, count.saturating_mul(numbers))?;
+        resize(&mut batch.data, count.saturating_mul(size))?;
+        resize(&mut batch.labels, count)?;
         let lengths = self.source.array_lengths();
         batch.arrays.resize_with(lengths.len(), Vec::new);
         for (array, length) in batch.arrays.iter_mut().zip(lengths) {
             resize(array, count.saturating_mul(*length))?;
-        }
-        if lengths.is_empty() {
-            resize(&mut batch.data, count.saturating_mul(size))?;
-            resize(&mut batch.labels, count)?;
         }
         for item in 0..count {
             if self.stop.load(Ordering::Relaxed) {
@@ -336,10 +322,7 @@ impl Producer {
                 self.epoch = epoch;
             }
             self.read(position)?;
-            if !batch.arrays.is_empty() {
-                self.split(&mut batch.arrays, item)?;
-                continue;
-            }
+            self.split(&mut batch.arrays, item)?;
             let shape = self.decode()?;
             self.check_shape(shape)?;
             let values = match (&self.record.pixels, &self.image) {
@@ -347,10 +330,9 @@ impl Producer {
                 (_, Some(image)) => Values::Bytes(&image.bytes),
                 (Pixels::Bytes(bytes) | Pixels::Encoded(bytes), None) => Values::Bytes(bytes),
             };
-            let output = &mut batch.data[item * size..(item + 1) * size];
-            self.transformer.apply(shape, values, record, output)?;
-            if numbers > 0 {
-                batch.numbers[item * numbers..(item + 1) * numbers].copy_from_slice(&self.record.numbers);
+            if size > 0 {
+                let output = &mut batch.data[item * size..(item + 1) * size];
+                self.transformer.apply(shape, values, record, output)?;
             }
             batch.labels[item] = self.record.float_label.unwrap_or(self.record.label as f32);
         }
@@ -363,13 +345,11 @@ impl Producer {
     /// Takes the arrays of the record as item `item` of a batch.
     fn split(&self, arrays: &mut [Vec<f32>], item: usize) -> Result<(), DataError> {
         let lengths = self.source.array_lengths();
-        let values = match &self.record.pixels {
-            Pixels::Floats(values) if values.len() == lengths.iter().sum() => values,
-            _ => {
-                let detail = "has another number of values than the first one: make the source again";
-                return Err(DataError::bad_record(&self.path, &self.record.key, detail));
-            }
-        };
+        let values = &self.record.arrays;
+        if !lengths.is_empty() && values.len() != lengths.iter().sum::<usize>() {
+            let detail = "has another number of values in its arrays than it should: make the source again";
+            return Err(DataError::bad_record(&self.path, &self.record.key, detail));
+        }
         let mut start = 0;
         for (array, length) in arrays.iter_mut().zip(lengths) {
             array[item * length..(item + 1) * length].copy_from_slice(&values[start..start + length]);
@@ -379,10 +359,8 @@ impl Producer {
     }
 
     fn read(&mut self, position: u64) -> Result<(), DataError> {
-        if position < self.cursor {
+        if position != self.cursor {
             self.source.seek(position)?;
-        } else if position > self.cursor {
-            self.source.skip(position - self.cursor)?;
         }
         self.source.read(&mut self.record)?;
         self.cursor = position + 1;

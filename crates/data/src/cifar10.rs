@@ -84,10 +84,6 @@ impl Source for Cifar10Source {
         Ok(())
     }
 
-    fn skip(&mut self, count: u64) -> Result<(), DataError> {
-        self.seek(self.index.saturating_add(count))
-    }
-
     fn read(&mut self, record: &mut Record) -> Result<(), DataError> {
         let Some(bytes) = self.bytes.chunks_exact(RECORD_LENGTH).nth(self.index as usize) else {
             let detail = format!(

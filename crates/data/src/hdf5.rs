@@ -201,10 +201,6 @@ impl Source for Hdf5Source {
         Ok(())
     }
 
-    fn skip(&mut self, count: u64) -> Result<(), DataError> {
-        self.seek(self.next.saturating_add(count))
-    }
-
     fn array_lengths(&self) -> &[usize] {
         &self.row_lengths
     }
@@ -234,21 +230,17 @@ impl Source for Hdf5Source {
             return Err(DataError::bad_record(path, &record.key, "is behind the last one"));
         };
         self.load(file)?;
-        let mut values = match &mut record.pixels {
-            Pixels::Floats(values) => std::mem::take(values),
-            _ => Vec::new(),
-        };
-        values.clear();
+        record.arrays.clear();
         if let Some((_, arrays)) = &self.loaded {
             for (array, length) in arrays.iter().zip(&self.row_lengths) {
                 let start = row as usize * length;
-                values.extend_from_slice(&array[start..start + length]);
+                record.arrays.extend_from_slice(&array[start..start + length]);
             }
         }
-        [record.channels, record.height, record.width] = [values.len(), 1, 1];
+        [record.channels, record.height, record.width] = [0; 3];
+        record.pixels = Pixels::Bytes(Vec::new());
         record.label = 0;
         record.float_label = None;
-        record.pixels = Pixels::Floats(values);
         self.next += 1;
         Ok(())
     }

@@ -82,10 +82,6 @@ impl Source for IdxSource {
         Ok(())
     }
 
-    fn skip(&mut self, count: u64) -> Result<(), DataError> {
-        self.seek(self.index.saturating_add(count))
-    }
-
     fn read(&mut self, record: &mut Record) -> Result<(), DataError> {
         let index = self.index as usize;
         let Some(&label) = self.labels.get(index) else {

@@ -65,11 +65,6 @@ impl Source for ImageListSource {
         Ok(())
     }
 
-    fn skip(&mut self, count: u64) -> Result<(), DataError> {
-        self.next += count;
-        Ok(())
-    }
-
     fn read(&mut self, record: &mut Record) -> Result<(), DataError> {
         let Self {
             spec,

@@ -178,10 +178,6 @@ impl Source for LeveldbSource {
         Ok(())
     }
 
-    fn skip(&mut self, count: u64) -> Result<(), DataError> {
-        self.seek(self.next.saturating_add(count))
-    }
-
     fn read(&mut self, record: &mut Record) -> Result<(), DataError> {
         self.check_index(self.next + 1)?;
         let Entry {

@@ -127,7 +127,7 @@ impl LmdbSource {
                 if let (_, Value::InPages { page, length }) = self.node()? {
                     self.value_offset(page, length)?;
                 }
-                self.skip(1)
+                self.seek(self.index + 1)
             })
         });
         let detail = format!("the file has {} bytes of {expected}, it is truncated", self.file_length);
@@ -270,25 +270,20 @@ impl Source for LmdbSource {
     }
 
     fn seek(&mut self, index: u64) -> Result<(), DataError> {
+        if index > self.meta.entries {
+            let detail = format!("record {index} was asked for, but there are {}", self.meta.entries);
+            return Err(DataError::corrupt(&self.folder, detail));
+        }
         if index < self.index {
             self.rewind()?;
         }
-        self.skip(index - self.index)
-    }
-
-    fn skip(&mut self, count: u64) -> Result<(), DataError> {
-        let end = self.index.saturating_add(count);
-        if end > self.meta.entries {
-            let detail = format!("record {end} was asked for, but there are {}", self.meta.entries);
-            return Err(DataError::corrupt(&self.folder, detail));
-        }
-        while self.index < end {
+        while self.index < index {
             let leaf = &mut self.levels[self.meta.depth - 1];
             let left = (leaf.nodes - leaf.position) as u64;
-            let step = left.min(end - self.index);
+            let step = left.min(index - self.index);
             leaf.position += step as usize;
             self.index += step;
-            if self.index < end && !self.next_leaf()? {
+            if self.index < index && !self.next_leaf()? {
                 let detail = format!(
                     "it says {} records, but its tree ends after {}",
                     self.meta.entries, self.index

@@ -34,9 +34,10 @@ pub struct Record {
     pub label: i32,
     /// The label of a source that has labels beyond whole numbers; it then counts.
     pub float_label: Option<f32>,
-    /// Numbers beside values and label, of sources whose records have any.
-    pub numbers: Vec<f32>,
-    /// The values.
+    /// The arrays of sources whose records have any ([`Source::array_lengths`](crate::Source::array_lengths)), one
+    /// after the other.
+    pub arrays: Vec<f32>,
+    /// The values; none, of shape 0×0×0, where arrays are all there is.
     pub pixels: Pixels,
 }
 
@@ -49,7 +50,7 @@ impl Default for Record {
             width: 0,
             label: 0,
             float_label: None,
-            numbers: Vec::new(),
+            arrays: Vec::new(),
             pixels: Pixels::Bytes(Vec::new()),
         }
     }

@@ -336,10 +336,24 @@ impl Rows {
         self.spill.is_some()
     }
 
-    /// The rows in their order.
+    /// How many numbers each row has beside its values and its label.
+    pub fn numbers_per_row(&self) -> usize {
+        self.numbers_per_row
+    }
+
+    /// The rows in their order, their numbers as one array.
     pub fn source(self: &Arc<Self>) -> Box<dyn Source> {
+        self.source_of_arrays(match self.numbers_per_row {
+            0 => Vec::new(),
+            count => vec![count],
+        })
+    }
+
+    /// The rows in their order, their numbers as arrays of these lengths.
+    pub fn source_of_arrays(self: &Arc<Self>, array_lengths: Vec<usize>) -> Box<dyn Source> {
         Box::new(RowsSource {
             rows: self.clone(),
+            array_lengths,
             next: 0,
             scratch: Vec::new(),
         })
@@ -353,6 +367,7 @@ impl Rows {
 
 struct RowsSource {
     rows: Arc<Rows>,
+    array_lengths: Vec<usize>,
     next: u64,
     /// A row of floats as the file has it.
     scratch: Vec<u8>,
@@ -363,18 +378,13 @@ impl Source for RowsSource {
         self.rows.len_rows()
     }
 
-    fn numbers_per_record(&self) -> usize {
-        self.rows.numbers_per_row
-    }
-
     fn seek(&mut self, index: u64) -> Result<(), DataError> {
         self.next = index;
         Ok(())
     }
 
-    fn skip(&mut self, count: u64) -> Result<(), DataError> {
-        self.next += count;
-        Ok(())
+    fn array_lengths(&self) -> &[usize] {
+        &self.array_lengths
     }
 
     fn read(&mut self, record: &mut Record) -> Result<(), DataError> {
@@ -391,10 +401,10 @@ impl Source for RowsSource {
         [record.channels, record.height, record.width] = entry.shape;
         record.label = entry.label as i32;
         record.float_label = Some(entry.label);
-        record.numbers.clear();
+        record.arrays.clear();
         let first = self.next as usize * rows.numbers_per_row;
         record
-            .numbers
+            .arrays
             .extend_from_slice(&rows.numbers[first..first + rows.numbers_per_row]);
         let mut bytes = match (entry.kind, &mut record.pixels) {
             (Kind::Floats, _) => std::mem::take(&mut self.scratch),

@@ -16,19 +16,12 @@ pub trait Source: Send {
     /// How many records there are; at least one.
     fn len_records(&self) -> u64;
 
-    /// How many numbers each record has beside its values and its label.
-    fn numbers_per_record(&self) -> usize {
-        0
-    }
-
-    /// Puts the cursor on record `index`, counted from 0; `len_records()` is the end.
+    /// Puts the cursor on record `index`, counted from 0; `len_records()` is the end. Beyond it, this or the next read is
+    /// an error, except where records are drawn without end.
     fn seek(&mut self, index: u64) -> Result<(), DataError>;
 
-    /// Moves the cursor `count` records on.
-    fn skip(&mut self, count: u64) -> Result<(), DataError>;
-
-    /// Where a record is several arrays, the number of values of each: its floats then hold one array after the other,
-    /// and are neither transformed nor labelled. Empty for records that are values with a label.
+    /// The number of values of each array that a record has: those are beside its pixels and its label, or all there is,
+    /// and are not transformed.
     fn array_lengths(&self) -> &[usize] {
         &[]
     }

@@ -17,6 +17,7 @@ use crate::random::{Draw, draw};
 use crate::record::{Pixels, Record};
 use crate::resize::resize;
 use crate::source::Source;
+use crate::transform::TransformSpec;
 
 /// `window_data_param` and `transform_param`.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,16 +38,9 @@ pub struct WindowSpec {
     pub is_square: bool,
     /// Whether the image files are kept in memory once they were read.
     pub cache_images: bool,
-    /// The side of a warped window.
-    pub crop_size: usize,
-    /// Mirror half of the windows.
-    pub mirror: bool,
-    /// Every value is multiplied by this after the mean is subtracted.
-    pub scale: f32,
-    /// A mean image, of which the centre is subtracted.
-    pub mean_file: Option<PathBuf>,
-    /// A mean to subtract: none, one for all channels, or one a channel.
-    pub mean_values: Vec<f32>,
+    /// `transform_param`: the crop is the side of a warped window, and the centre of the mean image is subtracted.
+    /// Windows always have three channels.
+    pub transform: TransformSpec,
     /// Windows in a batch of one worker.
     pub batch_size: usize,
     /// How many records of the stream go to a place of a batch: one for each worker that shares an iteration.
@@ -98,29 +92,29 @@ impl WindowSource {
     /// A file that cannot be read or has a bad line; no background or no object; options that contradict each other.
     pub fn open(spec: WindowSpec) -> Result<Self, DataError> {
         let impossible = |detail: String| Err(DataError::BadConfig(detail));
-        if spec.crop_size == 0 {
+        if spec.transform.crop_size == 0 {
             return impossible("WindowData wants transform_param.crop_size, the side of a warped window".to_owned());
         }
-        if 2 * spec.context_pad >= spec.crop_size {
+        if 2 * spec.context_pad >= spec.transform.crop_size {
             return impossible(format!(
                 "context_pad {} leaves nothing of a crop_size of {}: make it smaller",
-                spec.context_pad, spec.crop_size
+                spec.context_pad, spec.transform.crop_size
             ));
         }
-        if !matches!(spec.mean_values.len(), 0 | 1 | 3) {
+        if !matches!(spec.transform.mean_values.len(), 0 | 1 | 3) {
             return impossible(format!(
                 "there are {} times mean_value, but windows have 3 channels: give one, or one a channel",
-                spec.mean_values.len()
+                spec.transform.mean_values.len()
             ));
         }
-        let mean = spec.mean_file.as_deref().map(MeanImage::read).transpose()?;
-        if let (Some(mean), Some(path)) = (&mean, &spec.mean_file)
-            && (mean.shape[0] != 3 || mean.shape[1..].iter().any(|side| *side < spec.crop_size))
+        let mean = spec.transform.mean_file.as_deref().map(MeanImage::read).transpose()?;
+        if let (Some(mean), Some(path)) = (&mean, &spec.transform.mean_file)
+            && (mean.shape[0] != 3 || mean.shape[1..].iter().any(|side| *side < spec.transform.crop_size))
         {
             let [channels, height, width] = mean.shape;
             let detail = format!(
                 "it is {channels}x{height}x{width}, but windows are 3x{0}x{0}: give one that is as large",
-                spec.crop_size
+                spec.transform.crop_size
             );
             return Err(DataError::BadMean {
                 path: path.clone(),
@@ -176,20 +170,16 @@ impl Source for WindowSource {
         Ok(())
     }
 
-    fn skip(&mut self, count: u64) -> Result<(), DataError> {
-        self.next += count;
-        Ok(())
-    }
-
     fn read(&mut self, record: &mut Record) -> Result<(), DataError> {
-        let place = self.epoch * self.len_records() + self.next;
+        // A number to draw with, so that it may wrap.
+        let place = self.epoch.wrapping_mul(self.len_records()).wrapping_add(self.next);
         let (seed, batch_size) = (self.spec.seed, self.spec.batch_size as u64);
         let item = place / self.spec.records_per_place.max(1) as u64 % batch_size;
         // The first ones of a batch are background.
         let is_object = item >= batch_size - objects_a_batch(&self.spec) as u64;
         let windows = &self.windows[usize::from(is_object)];
         let window = windows[draw(seed, place, Draw::Window, windows.len() as u64) as usize];
-        let mirror = self.spec.mirror && draw(seed, place, Draw::Mirror, 2) == 1;
+        let mirror = self.spec.transform.mirror && draw(seed, place, Draw::Mirror, 2) == 1;
         let image = self.decode(window.image)?;
         let [channels, height, width] = image.shape;
         let Some(warp) = warp(&self.spec, window, mirror, [height, width]) else {
@@ -198,7 +188,7 @@ impl Source for WindowSource {
             let name = self.images[window.image].as_bytes();
             return Err(DataError::bad_record(&self.spec.file, name, detail));
         };
-        let crop = self.spec.crop_size;
+        let crop = self.spec.transform.crop_size;
         let mut floats = match std::mem::replace(&mut record.pixels, Pixels::Bytes(Vec::new())) {
             Pixels::Floats(floats) => floats,
             _ => Vec::new(),
@@ -215,7 +205,7 @@ impl Source for WindowSource {
                     let output = &mut floats[(channel * crop + top) * crop + warp.at[1]..][..columns];
                     for (column, value) in output.iter_mut().enumerate() {
                         let pixel = pixels[if mirror { columns - 1 - column } else { column }];
-                        let mean = match (&self.mean, &self.spec.mean_values[..]) {
+                        let mean = match (&self.mean, &self.spec.transform.mean_values[..]) {
                             (Some(mean), _) => {
                                 // As Caffe has it: one offset for rows and columns.
                                 let [_, mean_height, mean_width] = mean.shape;
@@ -227,7 +217,7 @@ impl Source for WindowSource {
                             (None, [mean]) => *mean,
                             (None, means) => means[channel],
                         };
-                        *value = (f32::from(pixel) - mean) * self.spec.scale;
+                        *value = (f32::from(pixel) - mean) * self.spec.transform.scale;
                     }
                 }
             }
@@ -238,7 +228,7 @@ impl Source for WindowSource {
         record.label = window.label;
         record.float_label = None;
         record.pixels = Pixels::Floats(floats);
-        self.next += 1;
+        self.next = self.next.wrapping_add(1);
         Ok(())
     }
 
@@ -268,7 +258,7 @@ fn cut(image: &Image, [top, left, rows, columns]: [usize; 4]) -> Image {
 
 /// How a window of an image of `(h, w)` gets into its frame; `None` if it does not lie in the image.
 fn warp(spec: &WindowSpec, window: Window, mirror: bool, [height, width]: [usize; 2]) -> Option<Warp> {
-    let crop = spec.crop_size as f32;
+    let crop = spec.transform.crop_size as f32;
     let (height, width) = (i32::try_from(height).ok()?, i32::try_from(width).ok()?);
     let Window {
         mut x1,
@@ -280,11 +270,11 @@ fn warp(spec: &WindowSpec, window: Window, mirror: bool, [height, width]: [usize
     if x1 > x2 || y1 > y2 {
         return None;
     }
-    let mut size = [spec.crop_size; 2];
+    let mut size = [spec.transform.crop_size; 2];
     let mut at = [0; 2];
     if spec.context_pad > 0 || spec.is_square {
         // So much larger that the window itself is warped to the frame without its surroundings.
-        let context_scale = crop / (spec.crop_size - 2 * spec.context_pad) as f32;
+        let context_scale = crop / (spec.transform.crop_size - 2 * spec.context_pad) as f32;
         let mut half = [y1.abs_diff(y2), x1.abs_diff(x2)].map(|side| (side as f32 + 1.0) / 2.0);
         let center = [y1 as f32 + half[0], x1 as f32 + half[1]];
         if spec.is_square {
@@ -311,8 +301,8 @@ fn warp(spec: &WindowSpec, window: Window, mirror: bool, [height, width]: [usize
                 (1, true) => scaled(after[axis]),
                 _ => scaled(before[axis]),
             }
-            .min(spec.crop_size);
-            size[axis] = scaled(clipped[axis]).min(spec.crop_size - at[axis]);
+            .min(spec.transform.crop_size);
+            size[axis] = scaled(clipped[axis]).min(spec.transform.crop_size - at[axis]);
         }
     }
     let is_inside = x1 >= 0 && y1 >= 0 && x1 <= x2 && y1 <= y2 && x2 < width && y2 < height;

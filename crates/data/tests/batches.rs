@@ -26,9 +26,6 @@ impl Source for Counting {
         self.index = index;
         Ok(())
     }
-    fn skip(&mut self, count: u64) -> Result<(), DataError> {
-        self.seek(self.index + count)
-    }
     fn read(&mut self, record: &mut Record) -> Result<(), DataError> {
         assert!(self.index < self.len, "read behind the end");
         assert!(Some(self.index) != self.panic_at, "told to panic");
@@ -41,7 +38,7 @@ impl Source for Counting {
             width: 4,
             label: self.index as i32,
             float_label: None,
-            numbers: Vec::new(),
+            arrays: Vec::new(),
             pixels: Pixels::Bytes(bytes),
         };
         self.index += 1;

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use image::{ImageEncoder, codecs::png::PngEncoder};
 use sparknet_data::{
-    BatchConfig, BatchReader, DataError, End, ImageListSource, ImageListSpec, MeanImage, Pixels, Record, Shard, Source,
-    WindowSource, WindowSpec,
+    BatchConfig, BatchReader, ColorMode, DataError, End, ImageListSource, ImageListSpec, MeanImage, Pixels, Record,
+    RowRules, RowValues, RowsWriter, Shard, Source, TransformSpec, WindowSource, WindowSpec,
 };
 
 fn png(path: &Path, width: usize, height: usize, pixel: impl Fn(usize, usize) -> [u8; 3]) {
@@ -182,11 +182,10 @@ fn window_spec(folder: &Path) -> WindowSpec {
         context_pad: 0,
         is_square: false,
         cache_images: false,
-        crop_size: 8,
-        mirror: false,
-        scale: 1.0,
-        mean_file: None,
-        mean_values: Vec::new(),
+        transform: TransformSpec {
+            crop_size: 8,
+            ..TransformSpec::default()
+        },
         batch_size: 10,
         records_per_place: 1,
         seed: 1,
@@ -232,10 +231,13 @@ fn windows_are_drawn_by_kind_and_cut_where_they_lie() {
     // The same draws, mirrored or not, with mean and scale, from the cache.
     let mut plain = WindowSource::open(spec.clone()).unwrap();
     let mirrored = WindowSpec {
-        mirror: true,
         cache_images: true,
-        scale: 0.5,
-        mean_values: vec![1.0, 2.0, 3.0],
+        transform: TransformSpec {
+            mirror: true,
+            scale: 0.5,
+            mean_values: vec![1.0, 2.0, 3.0],
+            ..spec.transform
+        },
         ..spec
     };
     let mut mirrored = WindowSource::open(mirrored).unwrap();
@@ -322,6 +324,40 @@ fn context_is_taken_in_and_padded_where_the_image_ends() {
             "{line}"
         );
     }
+}
+
+/// Whatever a caller asks for: no panic, and nothing but an error or a record.
+fn seek_far(source: &mut dyn Source, has_end: bool) {
+    let mut record = Record::default();
+    source.begin_epoch(u64::MAX);
+    for index in [u64::MAX, u64::MAX - 1, 1 << 32] {
+        let read = source.seek(index).and_then(|()| source.read(&mut record));
+        assert_eq!(read.is_err(), has_end, "{read:?}");
+    }
+    source.seek(1).unwrap();
+    source.read(&mut record).unwrap();
+}
+
+#[test]
+fn a_seek_beyond_all_records_is_no_panic() {
+    let folder = tempfile::tempdir().unwrap();
+    seek_far(&mut ImageListSource::open(list_spec(folder.path())).unwrap(), true);
+    // Windows are drawn without end.
+    seek_far(&mut WindowSource::open(window_spec(folder.path())).unwrap(), false);
+    let mut writer = RowsWriter::new(RowRules {
+        name: "the rows".to_owned(),
+        shape: None,
+        color: ColorMode::Native,
+        crop_size: 0,
+        numbers: 0,
+        skip_bad: false,
+        memory_limit_bytes: 100,
+        spill_folder: folder.path().to_owned(),
+    });
+    for _ in 0..4 {
+        writer.push(RowValues::Bytes(&[1, 2]), 0.0).unwrap();
+    }
+    seek_far(&mut *writer.finish().unwrap().source(), true);
 }
 
 #[test]

@@ -47,7 +47,7 @@ fn expected() -> Vec<Record> {
         width: 50,
         label: i,
         float_label: None,
-        numbers: Vec::new(),
+        arrays: Vec::new(),
         pixels: Pixels::Bytes((0..50).map(|j| (i + version + j / 10) as u8).collect()),
     };
     versions.into_iter().map(record).collect()
@@ -114,10 +114,9 @@ fn the_latest_write_of_a_key_counts_wherever_it_is() {
             source.read(&mut record).unwrap();
             assert_eq!(record, *expected, "{name}: {index}");
         }
-        source.seek(0).unwrap();
-        source.skip(expected.len() as u64).unwrap();
+        source.seek(expected.len() as u64).unwrap();
         assert!(source.read(&mut record).is_err());
-        assert!(source.skip(1).is_err());
+        assert!(source.seek(expected.len() as u64 + 1).is_err());
     }
 }
 

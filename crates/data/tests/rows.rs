@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use sparknet_data::{ColorMode, DataError, Pixels, Record, RowRules, RowValues, Rows, RowsWriter};
+use sparknet_data::{
+    BatchConfig, BatchReader, ColorMode, DataError, Pixels, Record, RowRules, RowValues, Rows, RowsWriter, Shard,
+};
 
 fn rules(folder: &Path, memory_limit_bytes: usize) -> RowRules {
     RowRules {
@@ -154,14 +156,20 @@ fn numbers_beside_the_values_come_with_their_row() {
     }
     let rows = writer.finish().unwrap();
     assert_eq!(rows.bad_rows().0, 2);
-    let config = sparknet_data::BatchConfig {
+    let config = BatchConfig {
         batch_size: 2,
         world: 1,
-        shard: sparknet_data::Shard::Own,
+        shard: Shard::Own,
         ..Default::default()
     };
-    let mut reader = sparknet_data::BatchReader::with_source(config, rows.source()).unwrap();
-    assert_eq!(reader.numbers_per_record(), 2);
-    assert_eq!(reader.next().unwrap().unwrap().numbers, [0.0, 0.0, 2.0, -2.0]);
-    assert_eq!(reader.next().unwrap().unwrap().numbers, [4.0, -4.0, 5.0, -5.0]);
+    let mut reader = BatchReader::with_source(config.clone(), rows.source()).unwrap();
+    assert_eq!(reader.next().unwrap().unwrap().arrays, [[0.0, 0.0, 2.0, -2.0]]);
+    assert_eq!(reader.next().unwrap().unwrap().arrays, [[4.0, -4.0, 5.0, -5.0]]);
+    let mut reader = BatchReader::with_source(config.clone(), rows.source_of_arrays(vec![1, 1])).unwrap();
+    assert_eq!(reader.next().unwrap().unwrap().arrays, [[0.0, 2.0], [0.0, -2.0]]);
+    let wrong = BatchReader::with_source(config, rows.source_of_arrays(vec![1, 2]))
+        .unwrap()
+        .next();
+    let error = wrong.unwrap_err().to_string();
+    assert!(error.contains("another number of values in its arrays"), "{error}");
 }

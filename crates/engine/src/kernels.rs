@@ -32,8 +32,6 @@ pub mod winograd;
 #[cfg(test)]
 mod indexed_tests;
 #[cfg(test)]
-mod pooling_tests;
-#[cfg(test)]
 mod tests;
 
 use indexed::IndexedTile;

@@ -2,7 +2,7 @@
 
 mod workers;
 
-use sparknet_sync::{AllReduce, Average, HistoryPolicy, Replica, Round, SyncStrategy, Transport};
+use sparknet_sync::{AllReduce, Average, HistoryPolicy, Replica, Round, SyncError, SyncStrategy, Transport};
 use workers::{bits, numbers, run};
 
 /// A worker's weights, gradients and histories.
@@ -23,32 +23,21 @@ impl Worker {
         }
     }
 
-    fn after_update(&mut self, done: u64, strategy: &mut dyn SyncStrategy, transport: &mut dyn Transport) -> Round {
-        let Self {
-            params,
-            gradients,
-            histories,
-        } = self;
+    fn with_replica(&mut self, call: impl FnOnce(Replica<'_>) -> Result<Round, SyncError>) -> Round {
         let replica = Replica {
-            params,
-            gradients,
-            histories: &mut histories.iter_mut().map(Vec::as_mut_slice),
+            params: &mut self.params,
+            gradients: &mut self.gradients,
+            histories: &mut self.histories.iter_mut().map(Vec::as_mut_slice),
         };
-        strategy.after_update(done, replica, transport).unwrap()
+        call(replica).unwrap()
+    }
+
+    fn after_update(&mut self, done: u64, strategy: &mut dyn SyncStrategy, transport: &mut dyn Transport) -> Round {
+        self.with_replica(|replica| strategy.after_update(done, replica, transport))
     }
 
     fn finish(&mut self, done: u64, strategy: &mut dyn SyncStrategy, transport: &mut dyn Transport) -> Round {
-        let Self {
-            params,
-            gradients,
-            histories,
-        } = self;
-        let replica = Replica {
-            params,
-            gradients,
-            histories: &mut histories.iter_mut().map(Vec::as_mut_slice),
-        };
-        strategy.finish(done, replica, transport).unwrap()
+        self.with_replica(|replica| strategy.finish(done, replica, transport))
     }
 }
 

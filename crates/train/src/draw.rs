@@ -4,6 +4,8 @@
 //! Below those come the blobs as octagons with their shapes, and from them lines go down to the layers that read them.
 
 mod layout;
+mod order;
+mod pull;
 
 use std::{
     collections::HashMap,

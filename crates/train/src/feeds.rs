@@ -8,7 +8,7 @@ use std::{
 };
 
 use sparknet_data::{
-    Backend, Batch, BatchConfig, BatchReader, End, Hdf5Source, ImageListSource, ImageListSpec, Rows, Shard, Source,
+    Backend, Batch, BatchConfig, BatchReader, End, Hdf5Source, ImageListSource, ImageListSpec, Rows, Shard,
     WindowSource, WindowSpec,
 };
 use sparknet_engine::{
@@ -56,26 +56,26 @@ pub struct Feeds {
 
 struct Feed {
     layer: usize,
-    tops: usize,
+    tops: Vec<Top>,
     reader: BatchReader,
     batch: Batch,
     batch_size: usize,
     taken_batches: u64,
-    /// What the tops of a CoSData layer are fed with; empty for layers with data and label.
-    columns: Vec<Column>,
 }
 
-/// What one top of a CoSData layer is fed with, of each record.
-struct Column {
-    /// The record's values, or else some of the numbers beside them.
-    is_values: bool,
-    /// The first of the numbers, and how many there are.
-    first: usize,
-    count: usize,
-    /// Whether the batch is the last axis.
-    transpose: bool,
-    /// The top's next values.
-    buffer: Vec<f32>,
+/// How one top of a data layer is fed.
+struct Top {
+    part: Part,
+    /// The next values of a top whose last axis is the batch.
+    transposed: Option<Vec<f32>>,
+}
+
+/// What of a batch a top is fed with.
+enum Part {
+    Data,
+    Labels,
+    /// One of the arrays.
+    Array(usize),
 }
 
 /// Opens readers as a net that is being built asks for shapes.
@@ -147,43 +147,37 @@ impl FeedOpener {
     }
 
     /// Opens the reader of a CoSData layer over rows, and finds out which top gets what.
-    fn open_cos_data(
-        &self,
-        data: &CosDataSpec,
-        rows: &Rows,
-        source: Box<dyn Source>,
-    ) -> Result<(BatchReader, Vec<Column>), Error> {
+    fn open_cos_data(&self, data: &CosDataSpec, rows: &Arc<Rows>) -> Result<(BatchReader, Vec<Top>), Error> {
         let values = &data.tops[data.values_top];
         let config = BatchConfig {
             transform: self.transform(&values.transform),
             ..self.config(rows.name(), data.batch_size, PREFETCH)?
         };
-        let reader = BatchReader::with_source(config, source)?;
-        let mut first = 0;
-        let mut columns = Vec::new();
+        let mut array_lengths = Vec::new();
+        let mut tops = Vec::new();
         for (index, top) in data.tops.iter().enumerate() {
-            let is_values = index == data.values_top;
-            columns.push(Column {
-                is_values,
-                first: if is_values { 0 } else { first },
-                count: top.count,
-                transpose: top.transpose,
-                buffer: Vec::new(),
+            let part = if index == data.values_top {
+                Part::Data
+            } else {
+                array_lengths.push(top.count);
+                Part::Array(array_lengths.len() - 1)
+            };
+            tops.push(Top {
+                part,
+                transposed: top.transpose.then(Vec::new),
             });
-            first += if is_values { 0 } else { top.count };
         }
-        let found = (
-            reader.record_shape().iter().product::<usize>(),
-            reader.numbers_per_record(),
-        );
-        if found != (values.count, first) {
+        let numbers: usize = array_lengths.iter().sum();
+        let reader = BatchReader::with_source(config, rows.source_of_arrays(array_lengths))?;
+        let found = (reader.record_shape().iter().product::<usize>(), rows.numbers_per_row());
+        if found != (values.count, numbers) {
             return Err(Error::Usage(format!(
-                "rows have {} values in column {} and {} numbers beside them, but cos_data_param says {} and {first}: \
+                "rows have {} values in column {} and {} numbers beside them, but cos_data_param says {} and {numbers}: \
                  correct one of the two",
                 found.0, values.column, found.1, values.count
             )));
         }
-        Ok((reader, columns))
+        Ok((reader, tops))
     }
 
     /// The folder before the paths of a list; empty for none.
@@ -246,7 +240,6 @@ impl FeedOpener {
         let file = resolve(&data.source, &self.settings.folder);
         // Windows are transformed as they are cut.
         let config = self.config(&file, data.batch_size, data.prefetch)?;
-        let transform = self.transform(&data.transform);
         let source = WindowSource::open(WindowSpec {
             file,
             root: self.root(&data.root_folder),
@@ -256,11 +249,7 @@ impl FeedOpener {
             context_pad: data.context_pad,
             is_square: data.is_square,
             cache_images: data.cache_images,
-            crop_size: transform.crop_size,
-            mirror: transform.mirror,
-            scale: transform.scale,
-            mean_file: transform.mean_file,
-            mean_values: transform.mean_values,
+            transform: self.transform(&data.transform),
             batch_size: data.batch_size,
             records_per_place: if config.shard == Shard::Records {
                 config.world
@@ -320,7 +309,11 @@ impl FeedOpener {
                 layer: spec.name.clone(),
                 fact,
             };
-            let mut columns = Vec::new();
+            let mut tops: Vec<Top> = match &spec.kind {
+                LayerKind::Hdf5Data(_) => (0..spec.tops.len()).map(|top| Top::of(Part::Array(top))).collect(),
+                _ => [Part::Data, Part::Labels].map(Top::of).into(),
+            };
+            tops.truncate(spec.tops.len());
             let (reader, batch_size) = match &spec.kind {
                 kind if kind.has_source() => match self.readers.remove(&spec.name) {
                     Some(reader) => (reader, kind.batch_size().unwrap_or(1)),
@@ -356,8 +349,8 @@ impl FeedOpener {
                 }
                 LayerKind::CosData(data) => match &self.settings.rows {
                     Some(rows) => {
-                        let (reader, found) = self.open_cos_data(data, rows, rows.source())?;
-                        columns = found;
+                        let (reader, tops_of_columns) = self.open_cos_data(data, rows)?;
+                        tops = tops_of_columns;
                         (reader, data.batch_size)
                     }
                     None if self.settings.fed_by_program => continue,
@@ -374,15 +367,13 @@ impl FeedOpener {
                 }
                 _ => continue,
             };
-            let (tops, batch) = (spec.tops.len(), Batch::default());
             feeds.push(Feed {
                 layer,
                 tops,
                 reader,
-                batch,
+                batch: Batch::default(),
                 batch_size,
                 taken_batches: 0,
-                columns,
             });
         }
         for (feed, position) in feeds.iter_mut().zip(&self.settings.positions_batches) {
@@ -430,20 +421,8 @@ impl Feeds {
                     fact: format!("a batch has {found} values where blob '{blob}' has another number"),
                 })
             };
-            if feed.columns.is_empty() {
-                let Batch {
-                    data, labels, arrays, ..
-                } = &mut feed.batch;
-                let mut tops = arrays.iter_mut().chain([data, labels]).enumerate().take(feed.tops);
-                tops.try_for_each(|(top, values)| swap(top, values))?;
-            }
-            for (top, column) in feed.columns.iter_mut().enumerate() {
-                if column.is_values && !column.transpose {
-                    swap(top, &mut feed.batch.data)?;
-                } else {
-                    column.gather(&feed.batch);
-                    swap(top, &mut column.buffer)?;
-                }
+            for (index, top) in feed.tops.iter_mut().enumerate() {
+                swap(index, top.values(&mut feed.batch))?;
             }
         }
         Ok(filled)
@@ -479,11 +458,11 @@ impl Feed {
     /// Lets the net follow where this batch has another size than the last one.
     fn reshape(&self, net: &mut Net) -> Result<(), Error> {
         let mut shapes = net.feed_shapes(self.layer);
-        let batch_axis = |top: usize| usize::from(self.columns.get(top).is_some_and(|column| column.transpose));
-        if shapes[0].dims()[batch_axis(0)] == self.batch.count {
+        let batch_axis = |top: &Top| usize::from(top.transposed.is_some());
+        if shapes[0].dims()[batch_axis(&self.tops[0])] == self.batch.count {
             return Ok(());
         }
-        for (top, shape) in shapes.iter_mut().enumerate() {
+        for (shape, top) in shapes.iter_mut().zip(&self.tops) {
             let mut dims = shape.dims().to_vec();
             dims[batch_axis(top)] = self.batch.count;
             *shape = Shape::new(dims);
@@ -492,20 +471,27 @@ impl Feed {
     }
 }
 
-impl Column {
-    /// Puts the top's values of a batch into the buffer.
-    fn gather(&mut self, batch: &Batch) {
+impl Top {
+    fn of(part: Part) -> Self {
+        Self { part, transposed: None }
+    }
+
+    /// The top's values of a batch, to be swapped with the last ones.
+    fn values<'a>(&'a mut self, batch: &'a mut Batch) -> &'a mut Vec<f32> {
         let records = batch.count;
-        let values = if self.is_values { &batch.data } else { &batch.numbers };
+        let values = match self.part {
+            Part::Data => &mut batch.data,
+            Part::Labels => &mut batch.labels,
+            Part::Array(array) => &mut batch.arrays[array],
+        };
+        let Some(transposed) = &mut self.transposed else {
+            return values;
+        };
         let width = values.len() / records.max(1);
-        self.buffer.clear();
-        let record = |record: usize| &values[record * width + self.first..][..self.count];
-        if self.transpose {
-            for axis in 0..self.count {
-                self.buffer.extend((0..records).map(|index| record(index)[axis]));
-            }
-        } else {
-            (0..records).for_each(|index| self.buffer.extend_from_slice(record(index)));
+        transposed.clear();
+        for axis in 0..width {
+            transposed.extend((0..records).map(|record| values[record * width + axis]));
         }
+        transposed
     }
 }

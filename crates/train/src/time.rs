@@ -51,23 +51,9 @@ pub struct Timing {
     pub threads: usize,
     /// Iterations that counted.
     pub iterations: u64,
-    /// A whole step: forward, backward and update.
-    pub step_ms: f64,
-    /// The forward pass.
-    pub forward_ms: f64,
-    /// The backward pass, with the clearing of the gradients.
-    pub backward_ms: f64,
-    /// SGD with momentum and weight decay.
-    pub update_ms: f64,
-    /// Records a second.
-    pub images_per_s: f64,
-    /// The arithmetic of a step in units of 10⁹: two for each multiply-add of Convolution and InnerProduct layers,
-    /// forward and, where it runs, backward.
-    pub gflop: f64,
-    /// `gflop` a second.
-    pub gflops: f64,
-    /// Values of all parameters.
-    pub parameters: usize,
+    /// The whole net's.
+    #[serde(flatten)]
+    pub costs: Costs,
     /// The layers, in the net's order.
     pub layers: Vec<LayerTiming>,
 }
@@ -82,22 +68,31 @@ pub struct LayerTiming {
     pub type_name: &'static str,
     /// The shapes of its tops.
     pub top_shapes: Vec<Vec<usize>>,
-    /// The three below together.
+    /// The layer's. Its share of the update is that of its parameters, since the update is one pass over all of them,
+    /// whatever their layer. Parameters that several layers share count for the first of them.
+    #[serde(flatten)]
+    pub costs: Costs,
+}
+
+/// What a step of a net or of one layer costs.
+#[derive(Clone, Debug, Serialize)]
+pub struct Costs {
+    /// A whole step: forward, backward and update.
     pub step_ms: f64,
-    /// Its forward pass.
+    /// The forward pass.
     pub forward_ms: f64,
-    /// Its backward pass.
+    /// The backward pass; the net's with the clearing of the gradients.
     pub backward_ms: f64,
-    /// Its share of [`Timing::update_ms`]. The update is one pass over all parameters whatever their layer, so the share
-    /// is that of its parameters.
+    /// SGD with momentum and weight decay.
     pub update_ms: f64,
-    /// Records a second, if the net were this layer alone.
+    /// Records a second.
     pub images_per_s: f64,
-    /// As [`Timing::gflop`].
+    /// The arithmetic of a step in units of 10⁹: two for each multiply-add of Convolution and InnerProduct layers,
+    /// forward and, where it runs, backward.
     pub gflop: f64,
-    /// `gflop` a second of `step_ms`.
+    /// `gflop` a second.
     pub gflops: f64,
-    /// Values of its parameters. Parameters that several layers share count for the first of them.
+    /// Values of all parameters.
     pub parameters: usize,
 }
 
@@ -180,31 +175,35 @@ fn time_net(spec: NetSpec, iterations: u64, threads: usize) -> Result<Timing, Er
             name: layer.name.clone(),
             type_name: layer.type_name,
             top_shapes,
-            step_ms,
-            forward_ms,
-            backward_ms,
-            update_ms,
-            images_per_s: a_second(batch as f64, step_ms),
-            gflop,
-            gflops: a_second(gflop, step_ms),
-            parameters: parameters[index],
+            costs: Costs {
+                step_ms,
+                forward_ms,
+                backward_ms,
+                update_ms,
+                images_per_s: a_second(batch as f64, step_ms),
+                gflop,
+                gflops: a_second(gflop, step_ms),
+                parameters: parameters[index],
+            },
         });
     }
     let step_ms = median(&mut step_ms);
-    let gflop = layers.iter().map(|layer| layer.gflop).sum();
+    let gflop = layers.iter().map(|layer: &LayerTiming| layer.costs.gflop).sum();
     Ok(Timing {
         net: net.spec().name.clone(),
         batch,
         threads,
         iterations,
-        step_ms,
-        forward_ms: median(&mut sum_forward_ms),
-        backward_ms: median(&mut sum_backward_ms),
-        update_ms,
-        images_per_s: a_second(batch as f64, step_ms),
-        gflop,
-        gflops: a_second(gflop, step_ms),
-        parameters: sum_parameters,
+        costs: Costs {
+            step_ms,
+            forward_ms: median(&mut sum_forward_ms),
+            backward_ms: median(&mut sum_backward_ms),
+            update_ms,
+            images_per_s: a_second(batch as f64, step_ms),
+            gflop,
+            gflops: a_second(gflop, step_ms),
+            parameters: sum_parameters,
+        },
         layers,
     })
 }

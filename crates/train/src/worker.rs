@@ -4,15 +4,18 @@
 //! know beforehand, or that they have told each other in the last exchange. So no worker ever waits for one that does
 //! not come, and the same run taken up again does the same.
 
+mod reports;
+mod snapshots;
+mod status;
+
 use std::{
     collections::BTreeMap,
     ops::Range,
     path::PathBuf,
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use serde::{Deserialize, Serialize};
 use sparknet_engine::{Net, Phase, Solver, random};
 use sparknet_proto::caffe::WorkerState;
 use sparknet_sync::{Replica, Round, SyncStrategy, Transport};
@@ -20,7 +23,7 @@ use sparknet_sync::{Replica, Round, SyncStrategy, Transport};
 use crate::{
     Error,
     checkpoint::{self, Committer, Resume, SnapshotFiles},
-    events::{Event, Finish, Iteration, RoundEnd, Sink, SnapshotWritten, Start, Test},
+    events::{Event, Finish, Sink, Test},
     feeds::{FeedOpener, FeedSettings, Feeds},
     job::Job,
     outputs::Outputs,
@@ -28,9 +31,7 @@ use crate::{
     signals::Control,
     tester::{TestResult, Tester},
 };
-
-/// How long a run goes without a commit where nothing else is asked for.
-const COMMIT_EVERY: Duration = Duration::from_secs(10);
+use status::Seconds;
 
 /// What every worker of a run is given alike.
 #[derive(Clone)]
@@ -74,24 +75,6 @@ pub struct WorkerResult {
     pub tests: Vec<TestResult>,
     /// The last snapshot's files.
     pub snapshot: Option<SnapshotFiles>,
-}
-
-/// What workers tell each other when they meet.
-#[derive(Serialize, Deserialize)]
-struct Status {
-    average_loss_bits: u32,
-    seconds: Seconds,
-    stop: bool,
-    snapshot: bool,
-    commit: bool,
-}
-
-/// Where a worker's time went since the last round.
-#[derive(Clone, Copy, Default, Serialize, Deserialize)]
-struct Seconds {
-    compute: f64,
-    data: f64,
-    sync: f64,
 }
 
 /// One of the workers of a run. Worker 0 speaks for all: it has the sinks and writes the snapshots.
@@ -433,94 +416,6 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    fn exchange_statuses(&mut self) -> Result<Vec<Status>, Error> {
-        let control = &self.settings.control;
-        let status = Status {
-            average_loss_bits: self.solver.average_loss().to_bits(),
-            seconds: self.seconds,
-            stop: control.stop_requested(),
-            snapshot: control.take_snapshot_request(),
-            commit: self.commit_is_due(),
-        };
-        exchange(&status, self.transport.as_mut())
-    }
-
-    /// Whether worker 0, which decides for all, wants a commit now.
-    fn commit_is_due(&self) -> bool {
-        let (done, (last, since)) = (self.solver.iteration(), self.last_commit);
-        let agrees = self.strategy.agrees_at(done) || self.transport.world() == 1;
-        let interval = self.settings.commit_interval;
-        let is_due = match interval {
-            0 => since.elapsed() >= COMMIT_EVERY,
-            _ => done / interval > last / interval,
-        };
-        self.committer.is_some() && self.transport.rank() == 0 && agrees && is_due
-    }
-
-    fn commit(&mut self, finished: bool) -> Result<(), Error> {
-        let started = Instant::now();
-        if let Some(committer) = &mut self.committer {
-            let (rank, positions) = (self.transport.rank(), self.feeds.positions_batches());
-            let part = checkpoint::part(&self.solver, rank, positions, self.seed, finished);
-            committer.commit(part)?;
-            self.last_commit = (self.solver.iteration(), Instant::now());
-            self.paused_seconds += started.elapsed().as_secs_f64();
-        }
-        Ok(())
-    }
-
-    /// Tells the sinks of a round and of a display interval.
-    fn report(&mut self, done: u64, lr: f32, round: Round, display: bool, statuses: &[Status]) {
-        if round == Round::Completed {
-            self.rounds += 1;
-            self.seconds = Seconds::default();
-            let each = |seconds: fn(&Seconds) -> f64| statuses.iter().map(|s| seconds(&s.seconds)).collect();
-            self.tell(Event::Round(RoundEnd {
-                iteration: done,
-                round: self.rounds,
-                compute_s: each(|seconds| seconds.compute),
-                data_s: each(|seconds| seconds.data),
-                sync_s: each(|seconds| seconds.sync),
-            }));
-        }
-        if display {
-            let sum_loss: f32 = statuses
-                .iter()
-                .map(|status| f32::from_bits(status.average_loss_bits))
-                .sum();
-            let training_seconds = self.started.elapsed().as_secs_f64() - self.paused_seconds;
-            let (since, since_seconds) = self.displayed;
-            self.displayed = (done, training_seconds);
-            self.tell(Event::Iteration(Iteration {
-                iteration: done,
-                loss: sum_loss / statuses.len() as f32,
-                lr,
-                images_per_s: self.records(done - since) / (training_seconds - since_seconds).max(1e-9),
-                elapsed_s: self.started.elapsed().as_secs_f64(),
-            }));
-        }
-    }
-
-    /// Records that all workers see in `iterations`.
-    fn records(&self, iterations: u64) -> f64 {
-        (self.feeds.batch_size() * self.solver.spec().iter_size * self.transport.world()) as f64 * iterations as f64
-    }
-
-    /// Takes this worker's weights for those of all, as they are after a round and after the last agreement.
-    fn take_own_weights(&mut self) {
-        self.average.clear();
-        self.average.extend_from_slice(self.solver.net().param_arena());
-    }
-
-    /// The weights that all agree on: the worker's own after a round, else the average of all.
-    fn agree_on_average(&mut self) -> Result<(), Error> {
-        self.take_own_weights();
-        if !self.strategy.agrees_at(self.solver.iteration()) {
-            self.transport.all_reduce_average(&mut self.average)?;
-        }
-        Ok(())
-    }
-
     /// Tests all test nets on the averaged weights; `finished` is after the run's last agreement.
     fn test(&mut self, finished: bool) -> Result<Vec<TestResult>, Error> {
         let started = Instant::now();
@@ -548,75 +443,6 @@ impl<'a> Worker<'a> {
         Ok(results)
     }
 
-    /// Writes a snapshot of this iteration.
-    ///
-    /// # Errors
-    /// Files that cannot be written.
-    pub fn write_snapshot(&mut self) -> Result<SnapshotFiles, Error> {
-        let started = Instant::now();
-        let iteration = self.solver.iteration();
-        let agrees = self.strategy.agrees_at(iteration) || self.transport.world() == 1;
-        self.agree_on_average()?;
-        let files = self.save(agrees)?;
-        self.paused_seconds += started.elapsed().as_secs_f64();
-        Ok(files)
-    }
-
-    /// Writes what all workers hold; `self.average` has the weights of all.
-    fn save(&mut self, agrees: bool) -> Result<SnapshotFiles, Error> {
-        let iteration = self.solver.iteration();
-        let rank = self.transport.rank();
-        let state = checkpoint::worker_state(&self.solver, self.feeds.positions_batches(), agrees);
-        lock(&self.settings.states).insert(rank, state);
-        self.transport.all_gather(&[])?;
-        let files = SnapshotFiles::new(&self.prefix, iteration, self.solver.spec().snapshot_format);
-        let mut written = Ok(());
-        if rank == 0 {
-            let states = std::mem::take(&mut *lock(&self.settings.states))
-                .into_values()
-                .collect();
-            written = checkpoint::write(
-                &files,
-                &self.solver,
-                &self.average,
-                states,
-                self.seed,
-                &self.settings.sync_flags,
-            );
-        }
-        // Nobody goes on before the files are there; if they are not, worker 0 ends the run.
-        written?;
-        self.transport.all_gather(&[])?;
-        self.tell(Event::Snapshot(SnapshotWritten {
-            iteration,
-            model: files.model.display().to_string(),
-            state: files.state.display().to_string(),
-        }));
-        self.last_snapshot = Some((iteration, files.clone()));
-        Ok(files)
-    }
-
-    /// The last agreement, and the snapshot behind it.
-    fn finish(&mut self) -> Result<(), Error> {
-        let done = self.solver.iteration();
-        let (params, gradients, histories) = self.solver.arenas_mut();
-        let replica = Replica {
-            params,
-            gradients,
-            histories: &mut histories.iter_mut().map(Vec::as_mut_slice),
-        };
-        let agreed_now = self.strategy.finish(done, replica, self.transport.as_mut())? == Round::Completed;
-        let is_written = self
-            .last_snapshot
-            .as_ref()
-            .is_some_and(|(iteration, _)| *iteration == done);
-        if self.solver.spec().snapshot_after_train && (agreed_now || !is_written) {
-            self.take_own_weights();
-            self.save(true)?;
-        }
-        Ok(())
-    }
-
     fn conclude(&mut self, stopped: bool) -> Result<WorkerResult, Error> {
         let iteration = self.solver.iteration();
         let first = self.first.unwrap_or(iteration);
@@ -636,36 +462,6 @@ impl<'a> Worker<'a> {
             tests,
             snapshot: self.last_snapshot.take().map(|(_, files)| files),
         })
-    }
-
-    fn announce(&mut self, first: u64) {
-        let net = self.solver.net();
-        let start = Start {
-            net: net.name().to_owned(),
-            parameters: net.param_arena().len(),
-            workers: self.transport.world(),
-            threads_per_worker: rayon::current_num_threads(),
-            sync: self.settings.sync.clone(),
-            batch_size: self.feeds.batch_size(),
-            records: self.feeds.len_records(),
-            seed: self.seed,
-            iteration: first,
-            max_iter: self.solver.spec().max_iter,
-        };
-        self.tell(Event::Start(start));
-    }
-
-    fn tell_debug_lines(&mut self) {
-        let lines = std::mem::take(&mut *lock(&self.debug_lines));
-        for message in lines {
-            self.tell(Event::Message { message });
-        }
-    }
-
-    fn tell(&mut self, event: Event) {
-        if let Some(sink) = &mut self.sink {
-            sink.event(&event);
-        }
     }
 }
 
@@ -693,18 +489,4 @@ fn is_due(iterations_done: u64, interval: u64) -> bool {
 /// A lock whose holder panicked holds whole states all the same: they are inserted and taken in one step.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-/// Every worker's `value`, in order of rank.
-pub(crate) fn exchange<T: Serialize + for<'de> Deserialize<'de>>(
-    value: &T,
-    transport: &mut dyn Transport,
-) -> Result<Vec<T>, Error> {
-    let json = |error: serde_json::Error| Error::Usage(format!("a worker's message cannot be read: {error}"));
-    let bytes = serde_json::to_vec(value).map_err(json)?;
-    transport
-        .all_gather(&bytes)?
-        .iter()
-        .map(|bytes| serde_json::from_slice(bytes).map_err(json))
-        .collect()
 }

@@ -7,15 +7,17 @@
 
 use std::collections::BTreeMap;
 
+use super::{
+    order::{crossings, improve_order, order},
+    pull::pull,
+};
+
 /// Between boxes of a rank, and around a line that passes them.
-const GAP: f64 = 28.0;
-const LINE_GAP: f64 = 16.0;
+pub(super) const GAP: f64 = 28.0;
+pub(super) const LINE_GAP: f64 = 16.0;
 /// Between ranks; more where lines go far to the side.
 const MIN_RANK_GAP: f64 = 34.0;
 const MAX_RANK_GAP: f64 = 84.0;
-/// How often orders are improved, and places pulled.
-const ORDER_SWEEPS: usize = 24;
-const PULLS: usize = 300;
 
 /// A box, whose place is wanted.
 #[derive(Clone, Copy, Debug)]
@@ -68,22 +70,22 @@ pub(super) struct Layout {
 }
 
 /// A box, or a place where a line passes a rank.
-struct Place {
-    rank: usize,
-    x: f64,
-    half_width: f64,
+pub(super) struct Place {
+    pub rank: usize,
+    pub x: f64,
+    pub half_width: f64,
     /// The wire that passes.
-    wire: Option<usize>,
+    pub wire: Option<usize>,
 }
 
 /// A line from a place to one in the next rank.
-struct Link {
-    upper: usize,
-    upper_offset: f64,
-    lower: usize,
-    lower_offset: f64,
+pub(super) struct Link {
+    pub upper: usize,
+    pub upper_offset: f64,
+    pub lower: usize,
+    pub lower_offset: f64,
     /// Whether the upper box's blob goes nowhere else, and the lower box reads nothing else.
-    is_only: bool,
+    pub is_only: bool,
 }
 
 /// Lays out boxes and the wires between them.
@@ -172,240 +174,6 @@ fn place(boxes: &[BoxSize], wires: &[Wire]) -> (Vec<Place>, Vec<Link>) {
         }
     }
     (places, links)
-}
-
-/// The places of each rank, from left to right: depth first, which keeps branches together.
-fn order(places: &[Place], links: &[Link]) -> Vec<Vec<usize>> {
-    let mut below = vec![Vec::new(); places.len()];
-    let mut has_upper = vec![false; places.len()];
-    for link in links {
-        below[link.upper].push(link.lower);
-        has_upper[link.lower] = true;
-    }
-    let rank_count = places.iter().map(|place| place.rank + 1).max().unwrap_or(0);
-    let mut ranks = vec![Vec::new(); rank_count];
-    let mut seen = vec![false; places.len()];
-    let mut stack: Vec<usize> = (0..places.len()).rev().filter(|&place| !has_upper[place]).collect();
-    while let Some(place) = stack.pop() {
-        if std::mem::replace(&mut seen[place], true) {
-            continue;
-        }
-        ranks[places[place].rank].push(place);
-        stack.extend(below[place].iter().rev());
-    }
-    ranks
-}
-
-/// Sorts ranks by the mean place of their neighbours, downwards and upwards in turn, and keeps the best order.
-fn improve_order(ranks: &mut Vec<Vec<usize>>, places: &[Place], links: &[Link]) {
-    let (above, below) = neighbours(places, links);
-    let mut best = ranks.clone();
-    let mut best_crossings = crossings(ranks, links, places);
-    let mut positions = positions(ranks, places);
-    for sweep in 0..ORDER_SWEEPS {
-        let down = sweep % 2 == 0;
-        let neighbours = if down { &above } else { &below };
-        for step in 0..ranks.len() {
-            let rank = if down { step } else { ranks.len() - 1 - step };
-            let key = |place: usize| match &neighbours[place] {
-                links_of if links_of.is_empty() => positions[place],
-                links_of => {
-                    let sum: f64 = links_of.iter().map(|&(other, offset)| positions[other] + offset).sum();
-                    sum / links_of.len() as f64
-                }
-            };
-            let keys: BTreeMap<usize, f64> = ranks[rank].iter().map(|&place| (place, key(place))).collect();
-            ranks[rank].sort_by(|a, b| keys[a].total_cmp(&keys[b]));
-            for (position, &place) in ranks[rank].iter().enumerate() {
-                positions[place] = position as f64;
-            }
-        }
-        let count = crossings(ranks, links, places);
-        if count < best_crossings {
-            best_crossings = count;
-            best.clone_from(ranks);
-        }
-    }
-    *ranks = best;
-}
-
-/// Each place's neighbours above and below, with where the line leaves an upper one as a fraction of its width.
-#[allow(clippy::type_complexity)] // Two lists of the same kind, unpacked at once.
-fn neighbours(places: &[Place], links: &[Link]) -> (Vec<Vec<(usize, f64)>>, Vec<Vec<(usize, f64)>>) {
-    let mut above = vec![Vec::new(); places.len()];
-    let mut below = vec![Vec::new(); places.len()];
-    for link in links {
-        above[link.lower].push((link.upper, exit_fraction(link, places)));
-        below[link.upper].push((link.lower, -exit_fraction(link, places)));
-    }
-    (above, below)
-}
-
-fn exit_fraction(link: &Link, places: &[Place]) -> f64 {
-    link.upper_offset / (2.0 * places[link.upper].half_width).max(1.0)
-}
-
-/// Each place's index in its rank.
-fn positions(ranks: &[Vec<usize>], places: &[Place]) -> Vec<f64> {
-    let mut positions = vec![0.0; places.len()];
-    for rank in ranks {
-        for (position, &place) in rank.iter().enumerate() {
-            positions[place] = position as f64;
-        }
-    }
-    positions
-}
-
-/// How many pairs of links cross.
-fn crossings(ranks: &[Vec<usize>], links: &[Link], places: &[Place]) -> u64 {
-    let positions = positions(ranks, places);
-    let mut by_rank: Vec<Vec<(f64, usize)>> = vec![Vec::new(); ranks.len()];
-    for link in links {
-        let exit = positions[link.upper] + exit_fraction(link, places);
-        by_rank[places[link.upper].rank].push((exit, positions[link.lower] as usize));
-    }
-    by_rank
-        .iter_mut()
-        .map(|ends| {
-            ends.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-            inversions(ends.iter().map(|end| end.1))
-        })
-        .sum()
-}
-
-/// How many pairs of `values` are in falling order, counted in a Fenwick tree.
-fn inversions(values: impl Iterator<Item = usize> + Clone) -> u64 {
-    let mut tree = vec![0_u64; values.clone().max().map_or(0, |max| max + 2)];
-    let mut count = 0;
-    for (before, value) in values.enumerate() {
-        let (mut not_greater, mut node) = (0, value + 1);
-        while node > 0 {
-            not_greater += tree[node];
-            node &= node - 1;
-        }
-        count += before as u64 - not_greater;
-        node = value + 1;
-        while node < tree.len() {
-            tree[node] += 1;
-            node += node & node.wrapping_neg();
-        }
-    }
-    count
-}
-
-/// Moves places to where their lines go, rank by rank, as near as their order and widths allow.
-fn pull(ranks: &[Vec<usize>], places: &mut [Place], links: &[Link]) {
-    let mut links_of = vec![Vec::new(); places.len()];
-    for (index, link) in links.iter().enumerate() {
-        links_of[link.upper].push(index);
-        links_of[link.lower].push(index);
-    }
-    let mut passing: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    for (index, place) in places.iter().enumerate() {
-        if let Some(wire) = place.wire {
-            passing.entry(wire).or_default().push(index);
-        }
-    }
-    for rank in ranks {
-        let wanted = vec![(0.0, 1.0); rank.len()];
-        settle(rank, places, &wanted);
-    }
-    for round in 0..PULLS {
-        let mean_x = |places: &[Place], siblings: &Vec<usize>| {
-            siblings.iter().map(|&sibling| places[sibling].x).sum::<f64>() / siblings.len() as f64
-        };
-        let long_lines: BTreeMap<usize, f64> = passing
-            .iter()
-            .filter(|(_, siblings)| siblings.len() > 1)
-            .map(|(&wire, siblings)| (wire, mean_x(places, siblings)))
-            .collect();
-        for step in 0..ranks.len() {
-            let rank = &ranks[if round % 2 == 0 { step } else { ranks.len() - 1 - step }];
-            let wanted: Vec<(f64, f64)> = rank
-                .iter()
-                .map(|&place| wanted_x(place, places, links, &links_of[place], &long_lines))
-                .collect();
-            settle(rank, places, &wanted);
-        }
-    }
-}
-
-/// Where a place would stand if it were alone, and how much that matters.
-fn wanted_x(
-    place: usize,
-    places: &[Place],
-    links: &[Link],
-    links_of: &[usize],
-    long_lines: &BTreeMap<usize, f64>,
-) -> (f64, f64) {
-    if let Some(&x) = places[place].wire.and_then(|wire| long_lines.get(&wire)) {
-        // A long line wants to be straight more than boxes want to be in the middle.
-        return (x, 200.0);
-    }
-    let (mut sum, mut sum_weights) = (0.0, 0.0);
-    for &link in links_of {
-        let link = &links[link];
-        let (other, x) = if link.lower == place {
-            (link.upper, places[link.upper].x + link.upper_offset)
-        } else {
-            (link.lower, places[link.lower].x - link.upper_offset)
-        };
-        // What a net does runs from box to box, best straight down where nothing branches; lines that pass, such as
-        // labels', must not bend that way.
-        let weight = match places[other].wire {
-            Some(_) => 0.02,
-            None if link.is_only => 6.0,
-            None => 1.0,
-        };
-        sum += weight * x;
-        sum_weights += weight;
-    }
-    if sum_weights == 0.0 {
-        return (places[place].x, 0.1);
-    }
-    (sum / sum_weights, 1.0)
-}
-
-/// Puts a rank's places where they want to be, in their order and without overlap, with the least sum of weighted squared
-/// distances: isotonic regression by pooling adjacent violators.
-fn settle(rank: &[usize], places: &mut [Place], wanted: &[(f64, f64)]) {
-    let mut starts = Vec::with_capacity(rank.len());
-    let mut start = 0.0;
-    for (index, &place) in rank.iter().enumerate() {
-        if index > 0 {
-            start += distance(&places[rank[index - 1]], &places[place]);
-        }
-        starts.push(start);
-    }
-    // Each pool is (mean, weight, how many places), the means rising.
-    let mut pools: Vec<(f64, f64, usize)> = Vec::new();
-    for (&(x, weight), start) in wanted.iter().zip(&starts) {
-        let mut pool = (x - start, weight, 1);
-        while let Some(&(mean, weight, count)) = pools.last()
-            && mean >= pool.0
-        {
-            let sum = weight + pool.1;
-            pool = ((mean * weight + pool.0 * pool.1) / sum, sum, count + pool.2);
-            pools.pop();
-        }
-        pools.push(pool);
-    }
-    let means = pools
-        .iter()
-        .flat_map(|&(mean, _, count)| std::iter::repeat_n(mean, count));
-    for ((&place, start), mean) in rank.iter().zip(&starts).zip(means) {
-        places[place].x = mean + start;
-    }
-}
-
-/// How far apart the middles of two places side by side are at least.
-fn distance(left: &Place, right: &Place) -> f64 {
-    let gap = if left.wire.is_some() || right.wire.is_some() {
-        LINE_GAP
-    } else {
-        GAP
-    };
-    left.half_width + gap + right.half_width
 }
 
 /// Spreads the lines that enter a box over its top, in the order in which they come; a single line goes straight down
@@ -622,11 +390,5 @@ mod tests {
     fn a_source_stands_right_above_its_first_reader() {
         let wires = [wire(0, &[1]), wire(1, &[2]), wire(2, &[4]), wire(3, &[4])];
         assert_eq!(box_ranks(&boxes(5), &wires), [0, 1, 2, 2, 3]);
-    }
-
-    #[test]
-    fn inversions_are_counted() {
-        assert_eq!(inversions([3, 1, 2, 2, 0].into_iter()), 7);
-        assert_eq!(inversions([0, 1, 1, 5].into_iter()), 0);
     }
 }
