@@ -73,6 +73,8 @@ class _Attempt:
     fatal: str | None = None
     is_interrupted: bool = False
     parts: dict[int, dict[int, tuple[bool, list[bytes]]]] = field(default_factory=dict)
+    #: What each worker says of itself, with the link that it waits on for the others'.
+    here: dict[int, tuple[Any, Link]] = field(default_factory=dict)
 
 
 class Driver:
@@ -220,12 +222,27 @@ class Driver:
                     before = self.committed
                     self._take_part(attempt, rank, int(message["iteration"]), bool(message["finished"]), payloads)
                     committed = self.committed
+                elif kind == "here":
+                    attempt.here[rank] = (message["mine"], link)
+            if kind == "here":
+                self._introduce(attempt)
             if kind == "commit":
                 if self.on_commit and committed and committed is not before:
                     self.on_commit(committed)
                 link.send({"type": "taken"})
             if kind == "event":
                 self._on_event(str(message["line"]))
+
+    def _introduce(self, attempt: _Attempt) -> None:
+        """Tells each worker of all, once they are all there."""
+        with self._lock:
+            here = [attempt.here[rank] for rank in sorted(attempt.here)]
+            if len(here) < self.world:
+                return
+            attempt.here = {}
+        for _, link in here:
+            with contextlib.suppress(LinkError):  # Who listens to that worker notices too.
+                link.send({"type": "everyone", "everyone": [mine for mine, _ in here]})
 
     def _take_part(self, attempt: _Attempt, rank: int, iteration: int, finished: bool, payloads: list[bytes]) -> None:
         parts = attempt.parts.setdefault(iteration, {})

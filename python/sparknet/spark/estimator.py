@@ -96,7 +96,7 @@ class NetEstimator(Estimator, TrainParams, DefaultParamsReadable, DefaultParamsW
                 commit_interval=self.getOrDefault(self.commitInterval),
             )
             rows, restarts = run(
-                frame.repartition(workers),
+                data.deal(frame, workers),
                 driver,
                 self.getOrDefault(self.maxRestarts),
                 lambda attempt: partial(worker.train_partition, settings=settings(attempt=attempt)),
