@@ -1,5 +1,6 @@
 """`sparknet --master …`: the flags and the output of a run without Spark, and its faults in a sentence each."""
 
+import contextlib
 import json
 import os
 import re
@@ -7,11 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import sparknet
-from clusters import environment
+from clusters import STANDALONE_SETTINGS, environment, standalone
 from pyspark.sql import SparkSession
 
 from golden import GOLDEN, PROJECT
@@ -77,6 +79,19 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
+TRAIN = ["train", "--solver", "solver.prototxt", "--workers", 2, "--threads", 2, "--tau", 5, "--quiet"]
+TRAIN += ["--data", LMDB, "--test-data", LMDB]
+
+
+@pytest.fixture(scope="module")
+def begun(place, tmp_path_factory) -> Path:
+    """The model of a run like `place`'s that ended at iteration 60 on local[2], with its state beside it."""
+    model = tmp_path_factory.mktemp("begun") / "begun.caffemodel"
+    out = succeeds(place, *TRAIN, "--master", "local[2]", *CONF, "--max-iter", 60, "--model", model)
+    assert out.splitlines()[-1] == f"weights: {model}, to resume: {model.with_suffix('.solverstate')}"
+    return model
+
+
 def shapes(text: str) -> list[str]:
     """Lines without their numbers, so that runs can be compared."""
     return [re.sub(r"[-+]?\d[\d.e+-]*", "N", line).rstrip() for line in text.splitlines()]
@@ -129,13 +144,26 @@ def test_test_and_features(place, tmp_path):
     assert fails(place, *features, "--output", out) == f"{out} exists already: remove it, or name another --output"
 
 
-def test_a_run_goes_on_from_a_snapshot_to_the_same_bits(place, tmp_path):
-    train = ["train", "--solver", "solver.prototxt", "--workers", 2, "--threads", 2, "--tau", 5, "--quiet"]
-    train += ["--data", LMDB, "--test-data", LMDB, "--master", "local[2]", *CONF]
-    begun = tmp_path / "begun.caffemodel"
-    out = succeeds(place, *train, "--max-iter", 60, "--model", begun)
-    assert out.splitlines()[-1] == f"weights: {begun}, to resume: {begun.with_suffix('.solverstate')}"
-    out = succeeds(place, *train, "--snapshot", begun.with_suffix(".solverstate"), "--model", tmp_path / "out")
+@contextlib.contextmanager
+def cluster(kind: str, folder: Path) -> Iterator[list[str]]:
+    """Flags for a Spark of a kind."""
+    small = ["--spark-conf", "spark.executor.memory=512m", "--spark-conf", "spark.driver.host=127.0.0.1"]
+    if kind != "standalone":
+        yield ["--master", kind, *CONF, *small]
+        return
+    # More parallelism, as on a larger cluster: data are read in other parts.
+    settings = {**STANDALONE_SETTINGS, "spark.default.parallelism": "5"}
+    with standalone(folder) as master:
+        conf = [word for name, value in settings.items() for word in ("--spark-conf", f"{name}={value}")]
+        yield ["--master", master, *conf]
+
+
+@pytest.mark.parametrize("kind", ["local[2]", "local-cluster[2,1,1024]", "standalone"])
+def test_a_run_goes_on_from_a_snapshot_to_the_same_bits_on_any_cluster(place, begun, tmp_path, kind):
+    with cluster(kind, tmp_path) as spark:
+        out = succeeds(
+            place, *TRAIN, *spark, "--snapshot", begun.with_suffix(".solverstate"), "--model", tmp_path / "out"
+        )
     assert out.splitlines()[-1] == f"weights: {tmp_path / 'out'}, to resume: {tmp_path / 'out'}.solverstate"
     assert (tmp_path / "out").read_bytes() == (place / "tiny_iter_100.caffemodel").read_bytes()
 
