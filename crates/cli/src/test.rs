@@ -21,7 +21,7 @@ use crate::{
     Outcome,
     args::{self, StageArgs},
     output,
-    spark::{SparkArgs, not_on_spark, source_of},
+    spark::{SparkArgs, source_of},
 };
 
 /// Longer than any batch takes: a worker waits for the others only once, at the end.
@@ -133,29 +133,28 @@ fn test_here(args: &Args) -> Result<TestResult, Error> {
 #[derive(Serialize)]
 struct TestRequest<'a> {
     net: &'a Path,
-    weights: &'a Path,
+    weights: &'a [PathBuf],
+    stages: &'a [String],
+    level: i32,
+    /// Batches to test on; all rows where it is `None`.
+    iterations: Option<u64>,
     threads_per_worker: usize,
     /// Tasks; 0 for as many as the data has parts.
     workers: usize,
 }
 
 fn test_on_spark(args: &Args, master: &str) -> Result<TestResult, Box<dyn std::error::Error>> {
-    if args.iterations.is_some() {
-        return Err(not_on_spark("--iterations", "all rows are tested").into());
-    }
-    let [weights] = &args.weights[..] else {
-        return Err(not_on_spark("a second file of --weights", "give one").into());
-    };
-    if !args.stages.flags().is_empty() {
-        return Err(not_on_spark("--stage and --level", "write them into the net's state").into());
-    }
+    let stages = args.stages.stages();
     let data = match &args.spark.data {
         Some(data) => data.clone(),
-        None => source_of(&NetSource::read(&args.model, Phase::Test, &args.stages.stages())?).ok_or_else(no_source)?,
+        None => source_of(&NetSource::read(&args.model, Phase::Test, &stages)?).ok_or_else(no_source)?,
     };
     let request = TestRequest {
         net: &args.model,
-        weights,
+        weights: &args.weights,
+        stages: &stages.stages,
+        level: stages.level,
+        iterations: args.iterations,
         threads_per_worker: args.threads.map_or(0, |threads| (threads / args.workers).max(1)),
         workers: if args.workers > 1 { args.workers } else { 0 },
     };

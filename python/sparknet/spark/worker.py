@@ -54,6 +54,7 @@ class WorkerSettings:
     history: str
     compress: str
     timeout_s: float
+    allow_nan: bool
     commit_interval: int
 
 
@@ -218,6 +219,7 @@ def _train(
             history=settings.history,
             compress=settings.compress,
             timeout_s=settings.timeout_s,
+            allow_nan=settings.allow_nan,
             weights=weights,
             resume=resume,
             commit_interval=settings.commit_interval,

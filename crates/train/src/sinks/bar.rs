@@ -79,7 +79,8 @@ impl Sink for ProgressBar {
                 self.bar.set_position(iteration.iteration);
                 self.refresh_text();
             }
-            Event::Round(_) => {}
+            // Of a run on other machines this is the only progress between two losses.
+            Event::Round(round) => self.bar.set_position(round.iteration),
             Event::Finish(_) => {
                 self.bar.finish_and_clear();
                 // Not println, which ends no line once there is no bar.
@@ -200,11 +201,12 @@ mod tests {
         let target = ProgressDrawTarget::term_like(Box::new(screen.clone()));
         let mut sink = ProgressBar::on(target, Box::new(screen.clone()), 100);
         sink.event(&samples::start());
+        sink.event(&samples::round());
+        assert_eq!(sink.bar.position(), 10);
         sink.event(&samples::iteration(499, 0.4));
         sink.last_text = None;
         sink.progress(500, 0.33);
         sink.event(&samples::test(0));
-        sink.event(&samples::round());
 
         let lines = screen.lines();
         assert!(lines[0].starts_with("training LeNet"), "{lines:?}");
