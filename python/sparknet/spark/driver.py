@@ -15,7 +15,7 @@ from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 
-from sparknet.spark import connect
+from sparknet.spark import connect, failures
 from sparknet.spark.job_page import JobPage
 from sparknet.spark.link import Link, LinkError
 
@@ -419,10 +419,10 @@ def run(
             if driver.is_stopped:
                 raise TrainingStoppedError(driver.committed) from error
             fatal, reason = driver.failure()
-            said = _said(error)
+            said = _said(error) or failures.missing_package(error)
             if fatal or (said and not reason):
                 raise TrainingError(fatal or said) from error
-            reason = reason or _first_line(error)
+            reason = reason or failures.sentence(error)
             iteration = driver.committed.iteration if driver.committed else 0
             if attempt == max_restarts:
                 raise TrainingError(
@@ -438,8 +438,3 @@ def _said(error: Exception) -> str | None:
     """What a worker said that could not tell its driver."""
     found = re.search(r"(?:DriverUnreachableError|BadDataError): (.*)", str(error))
     return found.group(1).strip() if found else None
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

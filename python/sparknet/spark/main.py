@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import signal
 import socket
 import sys
@@ -22,7 +21,7 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from sparknet.spark import files, sources
+from sparknet.spark import failures, files, sources
 from sparknet.spark.driver import Committed, Driver, TrainingStoppedError
 from sparknet.spark.estimator import NetEstimator
 from sparknet.spark.model import NetModel
@@ -255,18 +254,9 @@ def main(path: str) -> int:
             untrained = {"stopped": True, "iteration": 0, "model": None}
             command.say(**({"result": untrained} if request["command"] == "train" else {"error": "stopped"}))
             return 0
-        command.say(error=sentence(error))
+        command.say(error=failures.sentence(error))
         raise
     return 0
-
-
-def sentence(error: BaseException) -> str:
-    """What an error says to people: of one in a Spark task, the last line of its Python traceback."""
-    text = str(error).strip()
-    found = re.findall(r"^(?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception): (.+)$", text, flags=re.MULTILINE)
-    if "Traceback (most recent call last)" in text and found:
-        return str(found[-1]).strip()
-    return text.splitlines()[0] if text else type(error).__name__
 
 
 if __name__ == "__main__":
