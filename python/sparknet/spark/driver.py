@@ -25,6 +25,8 @@ START_TIMEOUT_S = 120.0
 GONE_GRACE_S = 20.0
 #: A driver that did not run for longer than twice this was asleep itself.
 OWN_PAUSE_S = 2.0
+#: How long the last events of workers that have ended may be on their way.
+LAST_WORDS_S = 10.0
 #: How many may be in their handshake at once.
 MAX_GUESTS = 64
 
@@ -136,6 +138,15 @@ class Driver:
             interrupt = self._interrupt
         if interrupt:
             interrupt()
+
+    def hear_out(self) -> None:
+        """Waits for what workers said last: Spark may be faster to say that they have ended."""
+        give_up_at = time.monotonic() + LAST_WORDS_S
+        while time.monotonic() < give_up_at:
+            with self._lock:
+                if all(peer.is_done or peer.gone_at is not None for peer in self._attempt.peers.values()):
+                    return
+            time.sleep(0.01)
 
     def failure(self) -> tuple[str | None, str | None]:
         """Why the attempt failed, as seen from here: (what no restart would help with, anything else)."""
@@ -407,6 +418,7 @@ def run(
                 rows = frame.mapInArrow(worker(attempt), schema, barrier=True).collect()
             if driver.committed is None or not driver.committed.is_finished:
                 raise TrainingError("the workers ended without handing over the model: please report this as a bug")
+            driver.hear_out()
             return rows, attempt
         except (TrainingError, TrainingStoppedError):
             raise
