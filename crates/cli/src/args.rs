@@ -65,6 +65,14 @@ impl StageArgs {
         }
     }
 
+    /// The field of a solver that says the same of its train net.
+    pub fn train_state(&self) -> String {
+        let text = |stage: &String| format!("stage: \"{}\" ", stage.replace('\\', "\\\\").replace('"', "\\\""));
+        let stages: String = self.stage.iter().map(text).collect();
+        let level = (self.level != 0).then(|| format!("level: {} ", self.level));
+        format!("train_state {{ {stages}{}}}", level.unwrap_or_default())
+    }
+
     /// The flags that were given, to be typed again.
     pub fn flags(&self) -> Vec<String> {
         let mut flags = Vec::new();

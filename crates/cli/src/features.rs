@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sparknet_engine::Phase;
 use sparknet_train::{
-    job::{NetSource, Stages},
+    job::NetSource,
     signals::{Control, SignalEffect},
 };
 
 use crate::{
-    Outcome, output,
+    Outcome,
+    args::StageArgs,
+    output,
     spark::{SparkArgs, source_of},
     test::no_source,
 };
@@ -25,9 +27,9 @@ pub struct Args {
     /// The net's .prototxt; its layers of phase TEST are taken
     #[arg(long, value_name = "FILE")]
     model: PathBuf,
-    /// The weights, a .caffemodel
-    #[arg(long, value_name = "FILE")]
-    weights: PathBuf,
+    /// The weights, from one or several .caffemodel files
+    #[arg(long, value_name = "FILES", value_delimiter = ',', required = true)]
+    weights: Vec<PathBuf>,
     /// The blobs
     #[arg(long, value_name = "A,B", value_delimiter = ',', required = true)]
     blobs: Vec<String>,
@@ -37,6 +39,8 @@ pub struct Args {
     /// What to write; a record has SampleID and a column a blob
     #[arg(long, value_name = "FORMAT", value_parser = ["json", "parquet"], default_value = "json")]
     format: String,
+    #[command(flatten)]
+    stages: StageArgs,
     #[command(flatten)]
     spark: SparkArgs,
 }
@@ -52,7 +56,9 @@ Without --master, a Spark on all cores of this machine does it.";
 #[derive(Serialize)]
 struct FeaturesRequest<'a> {
     net: &'a Path,
-    weights: &'a Path,
+    weights: &'a [PathBuf],
+    stages: &'a [String],
+    level: i32,
     blobs: &'a [String],
     output: &'a str,
     format: &'a str,
@@ -66,13 +72,16 @@ struct Written {
 }
 
 pub fn features(args: &Args) -> Outcome {
+    let stages = args.stages.stages();
     let data = match &args.spark.data {
         Some(data) => data.clone(),
-        None => source_of(&NetSource::read(&args.model, Phase::Test, &Stages::default())?).ok_or_else(no_source)?,
+        None => source_of(&NetSource::read(&args.model, Phase::Test, &stages)?).ok_or_else(no_source)?,
     };
     let request = FeaturesRequest {
         net: &args.model,
         weights: &args.weights,
+        stages: &stages.stages,
+        level: stages.level,
         blobs: &args.blobs,
         output: &args.output,
         format: &args.format,

@@ -66,6 +66,10 @@ pub struct SparkArgs {
     /// A setting of Spark's; may be given several times
     #[arg(long, value_name = "KEY=VALUE")]
     spark_conf: Vec<String>,
+    /// Archives that executors unpack, such as a Python environment: env.tar.gz#env, for which
+    /// --spark-conf spark.pyspark.python=./env/bin/python
+    #[arg(long, value_name = "FILES")]
+    archives: Option<String>,
     /// Jars for Spark's class path
     #[arg(long, value_name = "FILES")]
     jars: Option<String>,
@@ -119,6 +123,7 @@ impl SparkArgs {
             ("--skip-bad", self.skip_bad),
             ("--spark-conf", !self.spark_conf.is_empty()),
             ("--jars", self.jars.is_some()),
+            ("--archives", self.archives.is_some()),
             ("--python", self.python.is_some()),
             ("--spark-log", self.spark_log.is_some()),
         ];
@@ -141,6 +146,7 @@ impl SparkArgs {
             ("--label-col", &self.label_col),
             ("--id-col", &self.id_col),
             ("--jars", &self.jars),
+            ("--archives", &self.archives),
             ("--python", &python),
             ("--spark-log", &log),
         ];
@@ -216,20 +222,77 @@ impl SparkArgs {
         Ok(serde_json::from_value(result)?)
     }
 
+    /// Says before Spark does, in fewer words, what a kind of cluster cannot be found without.
+    fn check_master(&self, master: &str, spark_home: Option<&Path>) -> Result<(), Error> {
+        let variable = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        if master == "yarn" {
+            let folder = variable("HADOOP_CONF_DIR").or_else(|| variable("YARN_CONF_DIR"));
+            return match folder {
+                Some(folder) if folder.is_dir() => Ok(()),
+                Some(path) => Err(Error::Path {
+                    path,
+                    fact: "this folder does not exist: set HADOOP_CONF_DIR to the one with the cluster's yarn-site.xml"
+                        .to_owned(),
+                }),
+                None => Err(Error::Usage(
+                    "--master yarn finds the cluster by its settings: set HADOOP_CONF_DIR to the folder with its \
+                     core-site.xml and yarn-site.xml"
+                        .to_owned(),
+                )),
+            };
+        }
+        if master.starts_with("k8s://") {
+            let folder = variable("SPARK_CONF_DIR").or_else(|| spark_home.map(|home| home.join("conf")));
+            let defaults = folder.and_then(|folder| fs::read_to_string(folder.join("spark-defaults.conf")).ok());
+            let settings = self.spark_conf.iter().map(String::as_str);
+            let mut settings = settings.chain(defaults.iter().flat_map(|text| text.lines()));
+            let is_image = |setting: &str| {
+                let image = setting.trim_start().strip_prefix("spark.kubernetes.");
+                image.is_some_and(|name| {
+                    name.starts_with("container.image") || name.starts_with("executor.container.image")
+                })
+            };
+            if !settings.any(is_image) {
+                return Err(Error::Usage(
+                    "--master k8s://… starts executors from an image: give one with Spark and the package sparknet, \
+                     --spark-conf spark.kubernetes.container.image=IMAGE"
+                        .to_owned(),
+                ));
+            }
+        }
+        Ok(())
+    }
+
     fn submit(&self, master: &str, name: &str, python: &Python) -> Result<Command, Error> {
         let spark_submit = find_spark_submit(python)?;
+        self.check_master(master, spark_submit.parent().and_then(Path::parent))?;
         let mut submit = Command::new(&spark_submit);
         submit.args(["--master", master, "--deploy-mode", "client", "--name", name]);
+        // Without it spark.pyspark.python, which may be a path of the executors alone, is for the driver too.
+        submit.args([
+            "--conf",
+            &format!("spark.pyspark.driver.python={}", python.program.display()),
+        ]);
         for setting in &self.spark_conf {
-            if !setting.contains('=') {
-                return Err(Error::Usage(format!(
-                    "--spark-conf {setting} has no value: write KEY=VALUE, as in spark.executor.memory=4g"
-                )));
+            match setting.split_once('=') {
+                None => {
+                    return Err(Error::Usage(format!(
+                        "--spark-conf {setting} has no value: write KEY=VALUE, as in spark.executor.memory=4g"
+                    )));
+                }
+                Some(("spark.submit.deployMode", mode)) if mode != "client" => {
+                    return Err(Error::Usage(format!(
+                        "--spark-conf {setting} puts the driver elsewhere, but this command talks to it: leave it out"
+                    )));
+                }
+                Some(_) => {}
             }
             submit.args(["--conf", setting]);
         }
-        if let Some(jars) = &self.jars {
-            submit.args(["--jars", jars]);
+        for (flag, files) in [("--jars", &self.jars), ("--archives", &self.archives)] {
+            if let Some(files) = files {
+                submit.args([flag, files]);
+            }
         }
         // Spark's own settings, spark.pyspark.python, count more than these.
         submit.env("PYSPARK_PYTHON", &python.program);
@@ -254,11 +317,6 @@ pub fn only_on_spark(flag: &str) -> Error {
     Error::Usage(format!(
         "{flag} is for Spark: give --master too, local[2] for this machine, or leave it out"
     ))
-}
-
-/// A flag that was given with `--master` but means nothing there.
-pub fn not_on_spark(flag: &str, way_out: &str) -> Error {
-    Error::Usage(format!("{flag} does not go with --master: {way_out}"))
 }
 
 /// Spark's process, which does not outlive the command.

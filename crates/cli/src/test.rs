@@ -19,7 +19,7 @@ use crate::{
     Outcome,
     args::{self, TrainedNetArgs},
     output,
-    spark::{SparkArgs, not_on_spark, source_of},
+    spark::{SparkArgs, source_of},
 };
 
 /// Longer than any batch takes: a worker waits for the others only once, at the end.
@@ -122,29 +122,28 @@ fn test_here(args: &Args) -> Result<TestResult, Error> {
 #[derive(Serialize)]
 struct TestRequest<'a> {
     net: &'a Path,
-    weights: &'a Path,
+    weights: &'a [PathBuf],
+    stages: &'a [String],
+    level: i32,
+    /// Batches to test on; all rows where it is `None`.
+    iterations: Option<u64>,
     threads_per_worker: usize,
     /// Tasks; 0 for as many as the data has parts.
     workers: usize,
 }
 
 fn test_on_spark(args: &Args, master: &str) -> Result<TestResult, Box<dyn std::error::Error>> {
-    if args.net.iterations.is_some() {
-        return Err(not_on_spark("--iterations", "all rows are tested").into());
-    }
-    let [weights] = &args.net.weights[..] else {
-        return Err(not_on_spark("a second file of --weights", "give one").into());
-    };
-    if !args.net.stages.flags().is_empty() {
-        return Err(not_on_spark("--stage and --level", "write them into the net's state").into());
-    }
+    let stages = args.net.stages.stages();
     let data = match &args.spark.data {
         Some(data) => data.clone(),
         None => source_of(&args.net.read()?).ok_or_else(no_source)?,
     };
     let request = TestRequest {
         net: &args.net.model,
-        weights,
+        weights: &args.net.weights,
+        stages: &stages.stages,
+        level: stages.level,
+        iterations: args.net.iterations,
         threads_per_worker: args.threads.map_or(0, |threads| (threads / args.workers).max(1)),
         workers: if args.workers > 1 { args.workers } else { 0 },
     };

@@ -31,7 +31,7 @@ use crate::{
     Outcome,
     args::{self, StageArgs, quoted, quoted_path},
     output,
-    spark::{SparkArgs, not_on_spark, only_on_spark, source_of},
+    spark::{SparkArgs, only_on_spark, source_of},
     test::{TestReport, tables},
 };
 
@@ -180,8 +180,11 @@ pub fn train(args: &Args) -> Outcome {
 #[derive(Serialize)]
 struct TrainRequest<'a> {
     solver: &'a Path,
-    weights: Option<&'a Path>,
+    weights: &'a [PathBuf],
     snapshot: Option<&'a Path>,
+    stages: &'a [String],
+    level: i32,
+    allow_nan: bool,
     workers: usize,
     /// 0 for a task's cpus.
     threads_per_worker: usize,
@@ -213,7 +216,7 @@ struct Trained {
 
 fn train_on_spark(args: &Args, master: &str) -> Outcome {
     let sync = sync(args)?;
-    check_spark(args)?;
+    let stages = args.stages.stages();
     let job = spark_job(args)?;
     let (data, test_data) = match &args.spark.data {
         Some(data) => (data.clone(), args.test_data.clone()),
@@ -232,8 +235,11 @@ fn train_on_spark(args: &Args, master: &str) -> Outcome {
     control.listen(args.sigint_effect, args.sighup_effect)?;
     let request = TrainRequest {
         solver: &args.solver,
-        weights: args.weights.first().map(PathBuf::as_path),
+        weights: &args.weights,
         snapshot: args.snapshot.as_deref(),
+        stages: &stages.stages,
+        level: stages.level,
+        allow_nan: args.allow_nan,
         workers: args.workers,
         threads_per_worker: args.threads.map_or(0, |threads| (threads / args.workers).max(1)),
         sync: if sync == Sync::AllReduce {
@@ -308,23 +314,6 @@ fn check_unused(args: &Args) -> Result<(), Error> {
     }
 }
 
-/// Flags that are not for Spark.
-fn check_spark(args: &Args) -> Result<(), Error> {
-    if args.weights.len() > 1 {
-        return Err(not_on_spark("a second file of --weights", "give one"));
-    }
-    if args.allow_nan {
-        return Err(not_on_spark("--allow-nan", "leave it out"));
-    }
-    if !args.stages.flags().is_empty() {
-        return Err(not_on_spark(
-            "--stage and --level",
-            "write them into the solver's train_state",
-        ));
-    }
-    Ok(())
-}
-
 /// The job with its data layers fed by rows: what is wrong with it is said before Spark starts.
 fn spark_job(args: &Args) -> Result<Job, Error> {
     let text = fs::read_to_string(&args.solver).map_err(|cause| Error::Path {
@@ -336,8 +325,9 @@ fn spark_job(args: &Args) -> Result<Job, Error> {
         name: args.solver.display().to_string(),
         folder: args.solver.parent().map(Path::to_path_buf).unwrap_or_default(),
     };
-    let overrides = args.max_iter.map(|max_iter| format!("max_iter: {max_iter}"));
-    let packed = PackedJob::pack(&solver, None, &overrides.unwrap_or_default(), args.test_data.is_some())?;
+    let max_iter = args.max_iter.map(|max_iter| format!("max_iter: {max_iter} "));
+    let overrides = max_iter.unwrap_or_default() + &args.stages.train_state();
+    let packed = PackedJob::pack(&solver, None, &overrides, args.test_data.is_some())?;
     let mut message = packed.solver;
     message.snapshot_prefix = read_solver(&args.solver)?.snapshot_prefix;
     Job::from_message(&message, &args.solver, &Stages::default())
@@ -345,7 +335,7 @@ fn spark_job(args: &Args) -> Result<Job, Error> {
 
 /// What the data layers of the train net and of the test net name.
 fn sources_of(args: &Args) -> Result<(String, Option<String>), Error> {
-    let job = Job::read(&args.solver, &Stages::default())?;
+    let job = Job::read(&args.solver, &args.stages.stages())?;
     let Some(data) = source_of(&job.train) else {
         return Err(Error::Usage(
             "the train net has no Data layer with a source: say with --data where the data lies".to_owned(),

@@ -128,10 +128,15 @@ pub fn copy_weights(net: &mut Net, path: &Path) -> Result<(), Error> {
     if net.copy_weights_from(&read_weights(path)?)? > 0 {
         return Ok(());
     }
-    Err(Error::Path {
+    Err(no_layer_in_common(path))
+}
+
+/// Weights that are of another net altogether.
+pub(crate) fn no_layer_in_common(path: &Path) -> Error {
+    Error::Path {
         path: path.to_owned(),
         fact: "no layer of the net has a name that occurs in it: check that it is this net's".to_owned(),
-    })
+    }
 }
 
 /// Writes a net's weights: `params`, and `gradients` where they are wanted, are laid out as the net's arenas.

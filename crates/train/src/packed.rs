@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use sparknet_engine::{NetState, Phase};
+use sparknet_engine::{NetState, Phase, SolverSpec};
 use sparknet_proto::{
     caffe::{NetParameter, SolverParameter},
     upgrade,
@@ -10,6 +10,7 @@ use sparknet_proto::{
 
 use crate::{
     Error,
+    checkpoint::no_layer_in_common,
     job::{Job, Stages, resolve},
     rows::{RowsWanted, feed_by_rows},
 };
@@ -23,6 +24,11 @@ pub struct PackedJob {
     pub files: Vec<(String, PathBuf)>,
     /// What the nets say of their rows.
     pub wanted: RowsWanted,
+    /// The files that the solver takes weights from before training.
+    pub weights: Vec<PathBuf>,
+    /// The solver's first test net and its state, which it has no more where there are no rows to test on.
+    test_net: Option<NetParameter>,
+    test_state: Option<sparknet_proto::caffe::NetState>,
 }
 
 /// A text and where it is from.
@@ -51,6 +57,9 @@ impl PackedJob {
             solver: SolverParameter::default(),
             files: Vec::new(),
             wanted: RowsWanted::default(),
+            weights: Vec::new(),
+            test_net: None,
+            test_state: None,
         };
         if let Some(net) = net {
             message.train_net = None;
@@ -84,10 +93,14 @@ impl PackedJob {
         message.snapshot = None;
         message.snapshot_after_train = Some(false);
         message.snapshot_prefix = None;
+        let weights = SolverSpec::from_proto(&message)?.weights;
+        packed.weights = weights.iter().map(|path| resolve(path, &solver.folder)).collect();
         message.weights.clear();
         message.test_iter.clear();
         message.test_state.truncate(1);
         message.test_net_param.truncate(1);
+        packed.test_state = message.test_state.first().cloned();
+        packed.test_net = message.test_net_param.first().cloned();
         if has_test_rows {
             let max_iter = message.max_iter();
             if message.test_interval() <= 0 {
@@ -120,14 +133,14 @@ impl PackedJob {
     /// No layer is left in phase TEST, or one is wrong.
     pub fn test_net(&self) -> Result<NetParameter, Error> {
         let candidates = [
-            self.solver.test_net_param.first(),
+            self.test_net.as_ref(),
             self.solver.net_param.as_ref(),
             self.solver.train_net_param.as_ref(),
         ];
         let net = candidates.into_iter().flatten().next().cloned().unwrap_or_default();
         let state = NetState::new(Phase::Test)
             .merge(net.state.as_ref())
-            .merge(self.solver.test_state.first());
+            .merge(self.test_state.as_ref());
         let mut filtered = sparknet_engine::NetSpec::from_proto(&net, state)?.to_proto();
         for layer in &mut filtered.layer {
             // The rules have been applied.
@@ -135,6 +148,27 @@ impl PackedJob {
             layer.exclude.clear();
         }
         Ok(filtered)
+    }
+
+    /// The weights of several files as those of one net; where two have a layer, the later one's count.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or that has no layer of the net that is trained.
+    pub fn united_weights(&self, paths: &[PathBuf]) -> Result<NetParameter, Error> {
+        let layers = self.job(Path::new(""))?.train.spec.layers;
+        let mut united = NetParameter::default();
+        for path in paths {
+            let net = sparknet_proto::read_weights(path)?;
+            let is_of_net = |name: &str| layers.iter().any(|layer| layer.name == name);
+            if !net.layer.iter().any(|layer| is_of_net(layer.name())) {
+                return Err(no_layer_in_common(path));
+            }
+            united
+                .layer
+                .retain(|layer| net.layer.iter().all(|later| later.name() != layer.name()));
+            united.layer.extend(net.layer);
+        }
+        Ok(united)
     }
 
     fn read(&mut self, path: &str, folder: &Path) -> Result<NetParameter, Error> {
@@ -202,6 +236,12 @@ fn upgraded_net(name: &str, net: NetParameter) -> Result<NetParameter, Error> {
 fn override_fields(solver: &mut SolverParameter, overrides: SolverParameter) {
     macro_rules! replace {
         ($($field:ident)*) => { $( if overrides.$field.is_some() { solver.$field = overrides.$field; } )* };
+    }
+    if let Some(state) = overrides.train_state {
+        // As with the flags of a run without Spark: the solver's own level counts more, stages add up.
+        let own = solver.train_state.get_or_insert_default();
+        own.level = own.level.or(state.level);
+        own.stage.extend(state.stage);
     }
     replace!(max_iter test_interval test_initialization random_seed base_lr momentum weight_decay gamma power display
              iter_size average_loss clip_gradients lr_policy stepsize);

@@ -17,6 +17,8 @@ from sparknet import _native
 
 #: The names that columns travel under.
 FEATURES, LABEL, VALIDATION = "sparknet_features", "sparknet_label", "sparknet_validation"
+#: What says where a row goes.
+_KEY = "sparknet_key"
 
 _IMAGE_FIELDS = {"height", "width", "nChannels", "mode", "data"}
 #: OpenCV's types of 8-bit images, as Spark's image schema has them.
@@ -104,6 +106,24 @@ def validation(frame: DataFrame, name: str) -> Column:
     if not isinstance(kind, T.BooleanType):
         raise ColumnError(f"column {name} is {kind.simpleString()}: validationIndicatorCol is a column of booleans")
     return F.col(quoted(name)).alias(VALIDATION)
+
+
+def deal(frame: DataFrame, workers: int) -> DataFrame:
+    """Gives each worker a partition of rows, as `inputs` made them: whose a row is, and its place among the others,
+    follow from what it holds, and so are the same on any cluster and after any restart.
+
+    Spark's own `repartition(workers)` starts from the partitions that rows are read in, which differ with a cluster's
+    cores, and a partition comes together in the order in which executors answer.
+    """
+    held: list[Column] = []
+    for field in frame.schema:
+        if isinstance(field.dataType, T.StructType):
+            # An image's origin is a path, which may be another on another cluster.
+            held += [F.col(f"{field.name}.{name}") for name in field.dataType.names if name != "origin"]
+        else:
+            held.append(F.col(field.name))
+    keyed = frame.withColumn(_KEY, F.xxhash64(*held))
+    return keyed.repartition(workers, _KEY).sortWithinPartitions(_KEY).drop(_KEY)
 
 
 def _type_of(frame: DataFrame, name: str) -> T.DataType:

@@ -15,7 +15,7 @@ from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 
-from sparknet.spark import connect
+from sparknet.spark import connect, failures
 from sparknet.spark.job_page import JobPage
 from sparknet.spark.link import Link, LinkError
 
@@ -25,6 +25,8 @@ START_TIMEOUT_S = 120.0
 GONE_GRACE_S = 20.0
 #: A driver that did not run for longer than twice this was asleep itself.
 OWN_PAUSE_S = 2.0
+#: How long the last events of workers that have ended may be on their way.
+LAST_WORDS_S = 10.0
 #: How many may be in their handshake at once.
 MAX_GUESTS = 64
 
@@ -73,6 +75,8 @@ class _Attempt:
     fatal: str | None = None
     is_interrupted: bool = False
     parts: dict[int, dict[int, tuple[bool, list[bytes]]]] = field(default_factory=dict)
+    #: What each worker says of itself, with the link that it waits on for the others'.
+    here: dict[int, tuple[Any, Link]] = field(default_factory=dict)
 
 
 class Driver:
@@ -134,6 +138,15 @@ class Driver:
             interrupt = self._interrupt
         if interrupt:
             interrupt()
+
+    def hear_out(self) -> None:
+        """Waits for what workers said last: Spark may be faster to say that they have ended."""
+        give_up_at = time.monotonic() + LAST_WORDS_S
+        while time.monotonic() < give_up_at:
+            with self._lock:
+                if all(peer.is_done or peer.gone_at is not None for peer in self._attempt.peers.values()):
+                    return
+            time.sleep(0.01)
 
     def failure(self) -> tuple[str | None, str | None]:
         """Why the attempt failed, as seen from here: (what no restart would help with, anything else)."""
@@ -220,12 +233,27 @@ class Driver:
                     before = self.committed
                     self._take_part(attempt, rank, int(message["iteration"]), bool(message["finished"]), payloads)
                     committed = self.committed
+                elif kind == "here":
+                    attempt.here[rank] = (message["mine"], link)
+            if kind == "here":
+                self._introduce(attempt)
             if kind == "commit":
                 if self.on_commit and committed and committed is not before:
                     self.on_commit(committed)
                 link.send({"type": "taken"})
             if kind == "event":
                 self._on_event(str(message["line"]))
+
+    def _introduce(self, attempt: _Attempt) -> None:
+        """Tells each worker of all, once they are all there."""
+        with self._lock:
+            here = [attempt.here[rank] for rank in sorted(attempt.here)]
+            if len(here) < self.world:
+                return
+            attempt.here = {}
+        for _, link in here:
+            with contextlib.suppress(LinkError):  # Who listens to that worker notices too.
+                link.send({"type": "everyone", "everyone": [mine for mine, _ in here]})
 
     def _take_part(self, attempt: _Attempt, rank: int, iteration: int, finished: bool, payloads: list[bytes]) -> None:
         parts = attempt.parts.setdefault(iteration, {})
@@ -390,6 +418,7 @@ def run(
                 rows = frame.mapInArrow(worker(attempt), schema, barrier=True).collect()
             if driver.committed is None or not driver.committed.is_finished:
                 raise TrainingError("the workers ended without handing over the model: please report this as a bug")
+            driver.hear_out()
             return rows, attempt
         except (TrainingError, TrainingStoppedError):
             raise
@@ -402,10 +431,10 @@ def run(
             if driver.is_stopped:
                 raise TrainingStoppedError(driver.committed) from error
             fatal, reason = driver.failure()
-            said = _said(error)
+            said = _said(error) or failures.missing_package(error)
             if fatal or (said and not reason):
                 raise TrainingError(fatal or said) from error
-            reason = reason or _first_line(error)
+            reason = reason or failures.sentence(error)
             iteration = driver.committed.iteration if driver.committed else 0
             if attempt == max_restarts:
                 raise TrainingError(
@@ -421,8 +450,3 @@ def _said(error: Exception) -> str | None:
     """What a worker said that could not tell its driver."""
     found = re.search(r"(?:DriverUnreachableError|BadDataError): (.*)", str(error))
     return found.group(1).strip() if found else None
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

@@ -57,7 +57,7 @@ class NetEstimator(Estimator, TrainParams, DefaultParamsReadable, DefaultParamsW
         self._check()
         job = self._packed()
         frame = self._prepared(dataset, job)
-        weights = files.read(self.getOrDefault(self.weights)) if self.getOrDefault(self.weights) else None
+        weights = self._weights(job)
         check_cluster(spark, workers)
         seed = self.getOrDefault(self.seed) if self.isDefined(self.seed) else job.seed
         begin, begin_seed = self._snapshot()
@@ -93,10 +93,11 @@ class NetEstimator(Estimator, TrainParams, DefaultParamsReadable, DefaultParamsW
                 history=self.getOrDefault(self.history),
                 compress=self.getOrDefault(self.compress),
                 timeout_s=self.getOrDefault(self.syncTimeout),
+                allow_nan=self.getOrDefault(self.allowNan),
                 commit_interval=self.getOrDefault(self.commitInterval),
             )
             rows, restarts = run(
-                frame.repartition(workers),
+                data.deal(frame, workers),
                 driver,
                 self.getOrDefault(self.maxRestarts),
                 lambda attempt: partial(worker.train_partition, settings=settings(attempt=attempt)),
@@ -128,6 +129,14 @@ class NetEstimator(Estimator, TrainParams, DefaultParamsReadable, DefaultParamsW
             listener(json.dumps({"event": "message", "message": message}))
 
         return on_event, on_message
+
+    def _weights(self, job: Any) -> bytes | None:
+        """What training begins with, as a .caffemodel."""
+        if self.getOrDefault(self.snapshot) is not None:
+            return None
+        given = self.getOrDefault(self.weights)
+        paths = given.split(",") if given else job.weights
+        return bytes(job.united_weights(paths)) if paths else None
 
     def _sync(self) -> dict[str, Any]:
         """How workers agree, as `_native` takes it."""

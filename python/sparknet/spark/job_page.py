@@ -10,8 +10,8 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 _DESCRIPTION = "spark.job.description"
-#: How often a description is replaced at most: a dozen calls into the JVM, for which the worker's next event waits.
-RETELL_S = 0.2
+#: How often a description is replaced at most: two dozen calls into the JVM, for which the worker's next event waits.
+RETELL_S = 1.0
 
 
 class JobPage:
@@ -27,7 +27,7 @@ class JobPage:
         self.tag: str | None = None
         self._context: Any = None
         self._is_closed_to_us = False
-        self._told_at = 0.0
+        self._told_at = -RETELL_S
         with contextlib.suppress(Exception):  # Spark Connect.
             self._context = spark.sparkContext
 
@@ -44,11 +44,11 @@ class JobPage:
         finally:
             self._context.setLocalProperty(_DESCRIPTION, before)
 
-    def tell(self, text: str) -> None:
-        """Gives the running job and its running stage another description."""
+    def tell(self, text: str, is_last: bool) -> None:
+        """Gives the running job and its running stage another description: not too often, but the last one always."""
         if self._context is None or self.tag is None or self._is_closed_to_us:
             return
-        if time.monotonic() - self._told_at < RETELL_S:
+        if time.monotonic() - self._told_at < RETELL_S and not is_last:
             return
         self._told_at = time.monotonic()
         try:

@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import json
 import secrets
+import select
 import socket
 import struct
 import threading
@@ -37,6 +38,10 @@ def derived_token(token: str, purpose: str) -> str:
     return hmac.new(bytes.fromhex(token), purpose.encode(), hashlib.sha256).hexdigest()
 
 
+class LinkTimeoutError(LinkError):
+    """The other end said nothing for too long."""
+
+
 class Link:
     """One end of a connection. Any thread may send; one thread receives."""
 
@@ -51,20 +56,24 @@ class Link:
         self.connection.settimeout(HANDSHAKE_TIMEOUT_S)
         nonce = secrets.token_bytes(NONCE_BYTES)
         self.connection.sendall(GREETING + nonce)
-        theirs = self._receive_exactly(NONCE_BYTES)
-        if not hmac.compare_digest(self._receive_exactly(32), proof(token, b"worker", nonce, theirs)):
+        theirs = self._receive_exactly(NONCE_BYTES, HANDSHAKE_TIMEOUT_S)
+        if not hmac.compare_digest(
+            self._receive_exactly(32, HANDSHAKE_TIMEOUT_S), proof(token, b"worker", nonce, theirs)
+        ):
             raise LinkError("somebody who does not know the job's token connected")
         self.connection.sendall(proof(token, b"driver", nonce, theirs))
 
     def introduce(self, token: str) -> None:
         """The worker's half of the handshake."""
         self.connection.settimeout(HANDSHAKE_TIMEOUT_S)
-        if self._receive_exactly(len(GREETING)) != GREETING:
+        if self._receive_exactly(len(GREETING), HANDSHAKE_TIMEOUT_S) != GREETING:
             raise LinkError("what listens there is not the driver of a sparknet job")
-        theirs = self._receive_exactly(NONCE_BYTES)
+        theirs = self._receive_exactly(NONCE_BYTES, HANDSHAKE_TIMEOUT_S)
         nonce = secrets.token_bytes(NONCE_BYTES)
         self.connection.sendall(nonce + proof(token, b"worker", theirs, nonce))
-        if not hmac.compare_digest(self._receive_exactly(32), proof(token, b"driver", theirs, nonce)):
+        if not hmac.compare_digest(
+            self._receive_exactly(32, HANDSHAKE_TIMEOUT_S), proof(token, b"driver", theirs, nonce)
+        ):
             raise LinkError("the driver there is that of another job")
 
     def send(self, message: dict[str, Any], payloads: list[bytes] | None = None, timeout_s: float = 60.0) -> None:
@@ -80,19 +89,19 @@ class Link:
             except OSError as error:
                 raise LinkError(f"the connection broke: {error}") from error
 
-    def receive(self) -> tuple[dict[str, Any], list[bytes]]:
-        """The next message."""
-        (length,) = struct.unpack("!I", self._receive_exactly(4))
+    def receive(self, timeout_s: float | None = None) -> tuple[dict[str, Any], list[bytes]]:
+        """The next message; `timeout_s` is how long the other end may say nothing, None for as long as it likes."""
+        (length,) = struct.unpack("!I", self._receive_exactly(4, timeout_s))
         if length > MAX_HEADER_BYTES:
             raise LinkError(f"a message's header has {length} bytes: this is no sparknet job")
         try:
-            message = json.loads(self._receive_exactly(length))
+            message = json.loads(self._receive_exactly(length, timeout_s))
             sizes = [int(size) for size in message["sizes"]]
         except (ValueError, KeyError, TypeError) as error:
             raise LinkError(f"a message cannot be read: {error}") from error
         if any(size < 0 or size > MAX_PAYLOAD_BYTES for size in sizes):
             raise LinkError("a message says that it is larger than any may be")
-        return message, [self._receive_exactly(size) for size in sizes]
+        return message, [self._receive_exactly(size, timeout_s) for size in sizes]
 
     def close(self) -> None:
         """Ends the connection; the other end finds out."""
@@ -106,12 +115,19 @@ class Link:
         for start in range(0, len(view), 1 << 22):
             self.connection.sendall(view[start : start + (1 << 22)])
 
-    def _receive_exactly(self, count: int) -> bytes:
+    def _receive_exactly(self, count: int, timeout_s: float | None) -> bytes:
         data = bytearray()
         while len(data) < count:
+            # The socket's own timeout is that of whoever sends.
             try:
+                readable = select.poll()
+                readable.register(self.connection, select.POLLIN)
+                if not readable.poll(None if timeout_s is None else timeout_s * 1000):
+                    raise LinkTimeoutError(f"the connection broke: nothing came for {timeout_s:.0f} s")
                 piece = self.connection.recv(min(count - len(data), 1 << 22))
-            except OSError as error:
+            except LinkTimeoutError:
+                raise
+            except (OSError, ValueError) as error:  # A socket that was closed has no number.
                 raise LinkError(f"the connection broke: {error}") from error
             if not piece:
                 raise LinkError("the connection was closed")

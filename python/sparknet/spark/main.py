@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import signal
 import socket
 import sys
@@ -22,7 +21,7 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from sparknet.spark import files, sources
+from sparknet.spark import failures, files, sources
 from sparknet.spark.driver import Committed, Driver, TrainingStoppedError
 from sparknet.spark.estimator import NetEstimator
 from sparknet.spark.model import NetModel
@@ -106,7 +105,7 @@ def train(spark: SparkSession, request: dict[str, Any], command: Command) -> dic
             F.col(test.features).alias(source.features), F.col(_labelled(test, request["test_data"])).alias(label)
         )
         frame = frame.withColumn(IS_TEST, F.lit(False)).union(test_rows.withColumn(IS_TEST, F.lit(True)))
-    given = {name: request[name] for name in ("tau", "history", "weights", "snapshot") if request[name] is not None}
+    given = {name: request[name] for name in ("tau", "history", "snapshot") if request[name] is not None}
     if request["max_iter"] is not None:
         given["maxIter"] = request["max_iter"]
     estimator = NetEstimator(
@@ -118,6 +117,10 @@ def train(spark: SparkSession, request: dict[str, Any], command: Command) -> dic
         threadsPerWorker=request["threads_per_worker"],
         sync=request["sync"],
         compress=request["compress"],
+        weights=",".join(request["weights"]) or None,
+        stage=request["stages"],
+        level=request["level"],
+        allowNan=request["allow_nan"],
         syncTimeout=float(request["sync_timeout_s"]),
         onBadRow="skip" if request["skip_bad"] else "fail",
         verbose=False,
@@ -192,7 +195,9 @@ class Snapshots:
 def _model(source: sources.Source, request: dict[str, Any]) -> NetModel:
     return NetModel.fromCaffe(
         request["net"],
-        request["weights"],
+        ",".join(request["weights"]),
+        request["stages"],
+        request["level"],
         featuresCol=source.features,
         labelCol=source.label or sources.LABEL,
         onBadRow="skip" if request["skip_bad"] else "fail",
@@ -202,11 +207,16 @@ def _model(source: sources.Source, request: dict[str, Any]) -> NetModel:
 
 
 def test(spark: SparkSession, request: dict[str, Any], command: Command) -> dict[str, Any]:
-    """Tests weights on every row."""
+    """Tests weights on every row, or on as many batches as asked for."""
     source = _source(spark, request, request["data"], request["data_list"])
     _labelled(source, request["data"])
-    frame = source.frame.repartition(request["workers"]) if request["workers"] else source.frame
-    found = _model(source, request).evaluate(frame)
+    model = _model(source, request)
+    frame = source.frame
+    if request["iterations"]:
+        frame = source.first(request["iterations"] * model._about()["batch_size"])
+    if request["workers"]:
+        frame = frame.repartition(request["workers"])
+    found = model.evaluate(frame)
     return {"records": found.records, "scores": found.scores, "evaluation": found.details or None}
 
 
@@ -244,18 +254,9 @@ def main(path: str) -> int:
             untrained = {"stopped": True, "iteration": 0, "model": None}
             command.say(**({"result": untrained} if request["command"] == "train" else {"error": "stopped"}))
             return 0
-        command.say(error=sentence(error))
+        command.say(error=failures.sentence(error))
         raise
     return 0
-
-
-def sentence(error: BaseException) -> str:
-    """What an error says to people: of one in a Spark task, the last line of its Python traceback."""
-    text = str(error).strip()
-    found = re.findall(r"^(?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception): (.+)$", text, flags=re.MULTILINE)
-    if "Traceback (most recent call last)" in text and found:
-        return str(found[-1]).strip()
-    return text.splitlines()[0] if text else type(error).__name__
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,7 +18,7 @@ from pyspark.sql import types as T
 
 from sparknet import _native
 from sparknet.spark import connect, data, files
-from sparknet.spark.params import NetParams
+from sparknet.spark.params import NetParams, net_state
 from sparknet.spark.predict import NetSettings, evaluate_partition, predict_partition
 
 #: Bytes of a part of a saved model: rows that no limit of Spark's on messages or on Parquet's pages minds.
@@ -28,7 +29,7 @@ class TrainingSummary:
     """How a model was trained."""
 
     def __init__(self, events: list[dict[str, Any]], iteration: int, restarts: int, workers: list[Any]) -> None:
-        #: Every event of the run, in order, as `sparknet train --json` writes them.
+        #: The events of the run, in order, as `sparknet train --events` writes them; of very many rounds not all.
         self.events = events
         #: Iterations that were trained.
         self.totalIterations = iteration
@@ -93,6 +94,7 @@ class NetModel(Model, NetParams, MLReadable, MLWritable):
             "color": job.color,
             "crop_size": job.crop_size,
             "columns": job.columns,
+            "batch_size": job.batch_size,
             "seed": seed,
         }
         model._parts = {
@@ -107,11 +109,15 @@ class NetModel(Model, NetParams, MLReadable, MLWritable):
         return model
 
     @classmethod
-    def fromCaffe(cls, net: str, weights: str, **params: Any) -> NetModel:
-        """A net that was trained elsewhere: a .prototxt file on the driver, or its text, and a .caffemodel."""
-        only_tested = 'max_iter: 1 base_lr: 0 lr_policy: "fixed" train_state { phase: TEST }'
+    def fromCaffe(cls, net: str, weights: str, stage: Sequence[str] = (), level: int = 0, **params: Any) -> NetModel:
+        """A net that was trained elsewhere: a .prototxt file on the driver, or its text, and a .caffemodel, or several
+        with commas between them. `stage` and `level` choose among layers with include or exclude rules."""
+        state = net_state(stage, level)
+        only_tested = (
+            f'max_iter: 1 base_lr: 0 lr_policy: "fixed" train_state {{ phase: TEST {state} }} test_state {{ {state} }}'
+        )
         job = _native.PackedJob((only_tested, "the solver", ""), files.text(net, "net"), "", False)
-        return cls._of(job, files.read(weights), seed=0)._set(**params)
+        return cls._of(job, bytes(job.united_weights(weights.split(","))), seed=0)._set(**params)
 
     @property
     def summary(self) -> TrainingSummary:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
 from pyspark.ml.param import Param, Params, TypeConverters
@@ -23,6 +25,12 @@ def _one_of(*choices: str) -> Any:
 
 def _param(name: str, doc: str, converter: Any) -> Any:
     return Param(Params._dummy(), name, doc, typeConverter=converter)
+
+
+def net_state(stage: Sequence[str], level: int) -> str:
+    """What of a net is included beyond its phase, as fields of a NetState."""
+    # JSON's quotes are the prototxt's.
+    return " ".join([*(f"stage: {json.dumps(each, ensure_ascii=False)}" for each in stage), f"level: {level}"])
 
 
 class NetParams(HasFeaturesCol, HasLabelCol, HasPredictionCol, HasProbabilityCol):
@@ -112,7 +120,11 @@ class TrainParams(NetParams):
         "the net, instead of the one that the solver names: a .prototxt file on the driver, or its text",
         _text_or_none,
     )
-    weights: Param[str | None] = _param("weights", "a .caffemodel on the driver to begin with", _text_or_none)
+    weights: Param[str | None] = _param(
+        "weights",
+        "a .caffemodel on the driver to begin with, or several with commas between them; the solver's own unless given",
+        _text_or_none,
+    )
     snapshot: Param[str | None] = _param(
         "snapshot",
         "a .solverstate on the driver to go on from, with as many workers that agree in the same way",
@@ -169,6 +181,15 @@ class TrainParams(NetParams):
         "megabytes of rows that a worker keeps in memory; more go to a local file",
         TypeConverters.toInt,
     )
+    stage: Param[list[str]] = _param(
+        "stage", "stages of the train net, for layers with include or exclude rules", TypeConverters.toListString
+    )
+    level: Param[int] = _param(
+        "level", "level of the train net, for layers with include or exclude rules", TypeConverters.toInt
+    )
+    allowNan: Param[bool] = _param(
+        "allowNan", "whether training goes on when the loss is not a number any more", TypeConverters.toBoolean
+    )
     verbose: Param[bool] = _param("verbose", "whether the driver prints how training goes", TypeConverters.toBoolean)
 
     def __init__(self) -> None:
@@ -189,6 +210,9 @@ class TrainParams(NetParams):
             heartbeatTimeout=60.0,
             driverHost=None,
             memoryPerWorkerMb=1024,
+            stage=[],
+            level=0,
+            allowNan=False,
             verbose=True,
         )
 
@@ -204,4 +228,6 @@ class TrainParams(NetParams):
             "random_seed": self.seed,
         }
         given = {name: self.getOrDefault(param) for name, param in fields.items() if self.isDefined(param)}
-        return "\n".join(f"{name}: {value}" for name, value in given.items())
+        stage, level = self.getOrDefault(self.stage), self.getOrDefault(self.level)
+        state = [f"train_state {{ {net_state(stage, level)} }}"] if stage or level else []
+        return "\n".join([*(f"{name}: {value}" for name, value in given.items()), *state])

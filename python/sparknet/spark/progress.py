@@ -12,16 +12,21 @@ from typing import Any, TextIO
 
 #: How often a bar is drawn anew at most.
 REDRAW_S = 0.1
+#: How many rounds' events are kept at most; of more, each second, fourth, eighth … one is.
+MAX_ROUNDS = 10_000
 
 
 class Progress:
     """Keeps the events of a run and shows those that people want to see.
 
-    `on_change` gets a line of where the run is, whenever there is a new loss or test.
+    `on_change` gets a line of where the run is, whenever there is a new loss or test, and whether it is the run's last.
     """
 
-    def __init__(self, verbose: bool, on_change: Callable[[str], None] | None = None) -> None:
+    def __init__(self, verbose: bool, on_change: Callable[[str, bool], None] | None = None) -> None:
         self.events: list[dict[str, Any]] = []
+        self._rounds = 0
+        #: Of rounds, those with a number that this divides are kept.
+        self._every = 1
         self._status = Status()
         self._lock = threading.Lock()
         self._on_change = on_change
@@ -31,13 +36,25 @@ class Progress:
         """Takes an event, a line of JSON."""
         event = json.loads(line)
         with self._lock:
-            self.events.append(event)
+            self._keep(event)
             self._status.take(event)
             if self._screen:
                 self._screen.show(event, self._status)
-            changed = str(self._status) if event["event"] in ("start", "iteration", "test") else None
+            is_last = event["event"] == "finish"
+            changed = str(self._status) if is_last or event["event"] in ("start", "iteration", "test") else None
         if changed and self._on_change:
-            self._on_change(changed)
+            self._on_change(changed, is_last)
+
+    def _keep(self, event: dict[str, Any]) -> None:
+        if event["event"] == "round":
+            if event["round"] % self._every:
+                return
+            self._rounds += 1
+        self.events.append(event)
+        if self._rounds > MAX_ROUNDS:
+            self._every *= 2
+            self.events = [each for each in self.events if each["event"] != "round" or each["round"] % self._every == 0]
+            self._rounds = sum(each["event"] == "round" for each in self.events)
 
     def message(self, message: str) -> None:
         """Tells what happened to the workers."""
@@ -61,8 +78,7 @@ class Status:
         self.iteration = 0
         self.max_iter = 0
         self._name = ""
-        self._loss: float | None = None
-        self._images_per_s: float | None = None
+        self._numbers: list[str] = []
         self._scores: dict[str, float] = {}
         self._began = (0, time.monotonic())
 
@@ -75,27 +91,24 @@ class Status:
                 self._began = (self.iteration, time.monotonic())
             case "iteration":
                 self.iteration = event["iteration"]
-                self._loss, self._images_per_s = event["loss"], event["images_per_s"]
+                speed = _number(event["images_per_s"], ".0f")
+                self._numbers = [f"loss {_number(event['loss'], '.4g')}", f"{speed} images/s"]
             case "test":
                 self._scores = event["scores"]
-            case "round":
+            case "round" | "finish":
                 self.iteration = event["iteration"]
 
     def __str__(self) -> str:
-        parts = [f"{self._name}: iteration {self.iteration} of {self.max_iter}", *self._numbers()]
-        parts += [f"test {name} {score:.4f}" for name, score in self._scores.items()]
+        parts = [f"{self._name}: iteration {self.iteration} of {self.max_iter}", *self._numbers]
+        parts += [f"test {name} {_number(score, '.4f')}" for name, score in self._scores.items()]
         return ", ".join(parts)
 
     def bar(self, columns: int) -> str:
         """A line of this width at most."""
-        text = ", ".join([f" {self.iteration} of {self.max_iter}", *self._numbers(), *self._left()])
+        text = ", ".join([f" {self.iteration} of {self.max_iter}", *self._numbers, *self._left()])
         width = max(0, columns - len(text))
         done = width * min(self.iteration, self.max_iter) // max(1, self.max_iter)
         return ("━" * done + "─" * (width - done) + text)[:columns]
-
-    def _numbers(self) -> list[str]:
-        numbers = [] if self._loss is None else [f"loss {self._loss:.4g}"]
-        return numbers if self._images_per_s is None else [*numbers, f"{self._images_per_s:.0f} images/s"]
 
     def _left(self) -> list[str]:
         iteration, since = self._began
@@ -104,6 +117,11 @@ class Status:
         per_iteration_s = (time.monotonic() - since) / (self.iteration - iteration)
         left_s = round(per_iteration_s * (self.max_iter - self.iteration))
         return [f"{left_s // 60}:{left_s % 60:02} left"]
+
+
+def _number(value: float | None, form: str) -> str:
+    """A number of an event, in which null stands for one that is none."""
+    return "nan" if value is None else format(value, form)
 
 
 def sentence(event: dict[str, Any]) -> str | None:
@@ -115,12 +133,11 @@ def sentence(event: dict[str, Any]) -> str | None:
                 f"{event['threads_per_worker']} threads, {event['sync']}, batch {event['batch_size']}"
             )
         case "iteration":
-            return (
-                f"iteration {event['iteration']}: loss {event['loss']:.4g}, lr {event['lr']:.4g}, "
-                f"{event['images_per_s']:.0f} images/s"
-            )
+            loss, lr = _number(event["loss"], ".4g"), _number(event["lr"], ".4g")
+            speed = _number(event["images_per_s"], ".0f")
+            return f"iteration {event['iteration']}: loss {loss}, lr {lr}, {speed} images/s"
         case "test":
-            scores = ", ".join(f"{name} {score:.4f}" for name, score in event["scores"].items())
+            scores = ", ".join(f"{name} {_number(score, '.4f')}" for name, score in event["scores"].items())
             return f"iteration {event['iteration']}: test of {event['records']} records: {scores}"
         case "finish":
             return f"trained to iteration {event['iteration']} in {event['elapsed_s']:.1f} s"

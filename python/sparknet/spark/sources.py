@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -49,6 +49,16 @@ class Source:
     id: str | None
     #: (c, h, w) of rows of plain numbers, where the data says it.
     shape: list[int] | None = None
+    #: Gives the first so many rows, where the data has an order.
+    take: Callable[[int], DataFrame] | None = None
+
+    def first(self, rows: int) -> DataFrame:
+        """So many rows, or all if there are no more: the first, or where there is no order, those of the least hashes,
+        which are of all kinds and the same each time."""
+        if self.take:
+            return self.take(rows)
+        held = [name for name in (self.id, self.label, self.features) if name is not None]
+        return self.frame.orderBy(F.xxhash64(*held)).limit(rows)
 
 
 @dataclass(frozen=True)
@@ -213,10 +223,12 @@ def _listed(spark: SparkSession, files: DataFrame, path: str, list_file: str) ->
 def _lmdb(spark: SparkSession, path: str) -> Source:
     found = _native.Lmdb(path)
     kind = "array<float>" if found.has_floats else "binary"
-    frame = spark.range(len(found)).mapInArrow(
-        partial(read_lmdb, path=path), f"{ID} string, {DATA} {kind}, {LABEL} float"
-    )
-    return Source(frame, DATA, LABEL, ID, found.shape)
+    schema = f"{ID} string, {DATA} {kind}, {LABEL} float"
+
+    def take(rows: int) -> DataFrame:
+        return spark.range(min(rows, len(found))).mapInArrow(partial(read_lmdb, path=path), schema)
+
+    return Source(take(len(found)), DATA, LABEL, ID, found.shape, take)
 
 
 def read_lmdb(batches: Iterator[pa.RecordBatch], path: str) -> Iterator[pa.RecordBatch]:

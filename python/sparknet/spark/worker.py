@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import tempfile
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as WaitTimeoutError
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +17,7 @@ from pyspark import BarrierTaskContext
 
 from sparknet import _native
 from sparknet.spark import data
-from sparknet.spark.link import Link, LinkError, derived_token
+from sparknet.spark.link import Link, LinkError, LinkTimeoutError, derived_token
 
 HEARTBEAT_S = 2.0
 CONNECT_TIMEOUT_S = 10.0
@@ -57,6 +54,7 @@ class WorkerSettings:
     history: str
     compress: str
     timeout_s: float
+    allow_nan: bool
     commit_interval: int
 
 
@@ -65,11 +63,11 @@ class DriverLink:
 
     def __init__(self, settings: WorkerSettings, rank: int) -> None:
         self._rank = rank
+        self._timeout_s = settings.timeout_s
         self._link = self._connect(settings)
         self._closed = threading.Event()
         self._link.send({"type": "hello", "rank": rank, "attempt": settings.attempt, "process": os.getpid()})
-        self._link.connection.settimeout(settings.timeout_s)
-        self.start, self.start_payloads = self._link.receive()
+        self.start, self.start_payloads = self._link.receive(self._timeout_s)
         threading.Thread(target=self._beat, name="sparknet heartbeat", daemon=True).start()
 
     @property
@@ -104,11 +102,28 @@ class DriverLink:
         """Sends an event of the run."""
         self._link.send({"type": "event", "line": line})
 
+    def gather(self, mine: dict[str, Any]) -> list[dict[str, Any]]:
+        """What all workers say of themselves, in order of rank.
+
+        Not Spark's allGather, of which each caller looks for the answer once a second.
+        """
+        self._link.send({"type": "here", "mine": mine})
+        try:
+            answer, _ = self._link.receive(self._timeout_s)
+        except LinkTimeoutError:
+            raise TimeoutError(
+                f"another worker did not come within {self._timeout_s:.0f} s: look at what holds it up, or raise "
+                "syncTimeout"
+            ) from None
+        if answer.get("type") != "everyone":
+            raise LinkError(f"the driver answered a worker that was there with {answer}")
+        return list(answer["everyone"])
+
     def commit(self, iteration: int, finished: bool, of_all: tuple[bytes, bytes] | None, own: bytes) -> None:
         """Sends this worker's part of a round, and waits until the driver has it."""
         payloads = [*(of_all or ()), own]
         self._link.send({"type": "commit", "iteration": iteration, "finished": finished}, payloads)
-        answer, _ = self._link.receive()
+        answer, _ = self._link.receive(self._timeout_s)
         if answer.get("type") != "taken":
             raise LinkError(f"the driver answered a commit with {answer}")
 
@@ -175,7 +190,7 @@ def _train(
         "test_rows": len(test_rows) if test_rows else 0,
         "shape": list(rows.shape) if rows else None,
     }
-    everyone = _all_gather(context, mine, settings.timeout_s)
+    everyone = link.gather(mine)
     check_rows(everyone, settings)
     for name, content in settings.files.items():
         with open(os.path.join(folder, name), "wb") as file:
@@ -204,6 +219,7 @@ def _train(
             history=settings.history,
             compress=settings.compress,
             timeout_s=settings.timeout_s,
+            allow_nan=settings.allow_nan,
             weights=weights,
             resume=resume,
             commit_interval=settings.commit_interval,
@@ -226,7 +242,7 @@ def take_in(batches: Iterator[pa.RecordBatch], settings: WorkerSettings) -> tupl
         data.push(train, batch)
     has_test_rows = test.counts()[0] > 0
     if train.counts()[0] == 0 and train.counts()[1] == 0:
-        raise ValueError("it has no rows to train on: give as many rows as workers at least, or lower numWorkers")
+        raise ValueError("it got no rows to train on: give more rows, or lower numWorkers")
     return train.finish(), test.finish() if has_test_rows else None
 
 
@@ -235,12 +251,11 @@ def check_rows(everyone: list[dict[str, Any]], settings: WorkerSettings) -> None
     problems = [each["problem"] for each in everyone if each["problem"]]
     if problems:
         raise BadDataError(problems[0])
-    counts = [each["rows"] for each in everyone]
-    fewest = min(range(len(counts)), key=counts.__getitem__)
-    if counts[fewest] < settings.batch_size:
+    rows, at_once = sum(each["rows"] for each in everyone), settings.batch_size * settings.workers
+    if rows < at_once:
         raise BadDataError(
-            f"worker {fewest} has {counts[fewest]} rows to train on, but a batch is {settings.batch_size}: give more "
-            "rows, lower the batch_size of the data layer, or lower numWorkers"
+            f"there are {rows} rows to train on, but all workers' batches together are {at_once}: give more rows, "
+            "lower the batch_size of the data layer, or lower numWorkers"
         )
     if settings.has_test_rows and not any(each["test_rows"] for each in everyone):
         raise BadDataError("no row is true in validationIndicatorCol: mark rows to test on, or leave it unset")
@@ -248,18 +263,3 @@ def check_rows(everyone: list[dict[str, Any]], settings: WorkerSettings) -> None
     if len(shapes) > 1 and settings.rules.crop_size == 0:
         found = " and ".join("x".join(map(str, shape)) for shape in sorted(shapes))
         raise BadDataError(f"rows are of different sizes, {found}: make all of one size, or set crop_size")
-
-
-def _all_gather(context: BarrierTaskContext, mine: dict[str, Any], timeout_s: float) -> list[dict[str, Any]]:
-    """What all workers say of themselves, in order of rank."""
-    # Spark's own limit is a year.
-    pool = ThreadPoolExecutor(max_workers=1)
-    try:
-        said = pool.submit(context.allGather, json.dumps(mine)).result(timeout=timeout_s)
-    except WaitTimeoutError:
-        raise TimeoutError(
-            f"another worker did not come within {timeout_s:.0f} s: look at what holds it up, or raise syncTimeout"
-        ) from None
-    finally:
-        pool.shutdown(wait=False)
-    return [json.loads(each) for each in said]

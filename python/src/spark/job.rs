@@ -48,6 +48,18 @@ impl PyPackedJob {
         self.0.files.clone()
     }
 
+    /// The files that the solver takes weights from before training.
+    #[getter]
+    fn weights(&self) -> Vec<PathBuf> {
+        self.0.weights.clone()
+    }
+
+    /// The weights of several files as one .caffemodel; where two have a layer, the later one's count.
+    fn united_weights<'py>(&self, py: Python<'py>, paths: Vec<PathBuf>) -> PyResult<Bound<'py, PyBytes>> {
+        let united = py.detach(|| self.0.united_weights(&paths)).map_err(to_python)?;
+        Ok(PyBytes::new(py, &united.encode_to_vec()))
+    }
+
     /// The shape `(c, h, w)` of rows, where the nets say it.
     #[getter]
     fn shape(&self) -> Option<[usize; 3]> {

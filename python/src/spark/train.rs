@@ -121,7 +121,7 @@ fn job_of(solver: &[u8], folder: &std::path::Path) -> PyResult<Job> {
 /// 0, the worker's own). `resume` is (model, state, the worker's own) of a commit.
 #[pyfunction]
 #[pyo3(signature = (*, solver, folder, listener, rank, peers, token, rows, test_rows, seed, threads, sync, tau, history,
-                    compress, timeout_s, weights, resume, commit_interval, on_event, on_commit))]
+                    compress, timeout_s, allow_nan, weights, resume, commit_interval, on_event, on_commit))]
 #[allow(clippy::too_many_arguments)]
 pub fn train_worker(
     py: Python<'_>,
@@ -140,6 +140,7 @@ pub fn train_worker(
     history: &str,
     compress: &str,
     timeout_s: f64,
+    allow_nan: bool,
     weights: Option<PathBuf>,
     resume: Option<(Vec<u8>, Vec<u8>, Vec<u8>)>,
     commit_interval: u64,
@@ -172,7 +173,7 @@ pub fn train_worker(
         },
         resume,
         seed,
-        allow_nan: false,
+        allow_nan,
         fed_by_program: false,
         sync: sync.describe(world),
         sync_flags: sync.flags(),

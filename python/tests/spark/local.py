@@ -1,6 +1,9 @@
 """The run that a Spark run has to equal: the same shards, with all workers in one process and without Spark."""
 
+import contextlib
 from collections import defaultdict
+from collections.abc import Iterator
+from unittest import mock
 
 import pyarrow as pa
 from pyspark.sql.functions import spark_partition_id
@@ -8,10 +11,22 @@ from sparknet import _native
 from sparknet.spark import data
 
 
+@contextlib.contextmanager
+def in_order() -> Iterator[None]:
+    """Meanwhile a lone worker goes through a DataFrame's rows in their order there."""
+
+    def one_after_the_other(frame, workers):
+        assert workers == 1
+        return frame.repartition(1)  # Of the one partition that tests make.
+
+    with mock.patch.object(data, "deal", one_after_the_other):
+        yield
+
+
 def shards_of(estimator, dataset):
     """The rows that Spark would give each of an estimator's workers, in their order."""
     workers = estimator.getOrDefault("numWorkers")
-    frame = estimator._prepared(dataset, estimator._packed()).repartition(workers)
+    frame = data.deal(estimator._prepared(dataset, estimator._packed()), workers)
     shards = defaultdict(list)
     for row in frame.withColumn("rank", spark_partition_id()).collect():
         shards[row["rank"]].append(row)

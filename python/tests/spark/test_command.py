@@ -1,17 +1,23 @@
 """`sparknet --master …`: the flags and the output of a run without Spark, and its faults in a sentence each."""
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
 import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import sparknet
-from clusters import environment
+from clusters import STANDALONE_SETTINGS, environment, standalone
 from pyspark.sql import SparkSession
 
 from golden import GOLDEN, PROJECT
@@ -77,6 +83,19 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
+TRAIN = ["train", "--solver", "solver.prototxt", "--workers", 2, "--threads", 2, "--tau", 5, "--quiet"]
+TRAIN += ["--data", LMDB, "--test-data", LMDB]
+
+
+@pytest.fixture(scope="module")
+def begun(place, tmp_path_factory) -> Path:
+    """The model of a run like `place`'s that ended at iteration 60 on local[2], with its state beside it."""
+    model = tmp_path_factory.mktemp("begun") / "begun.caffemodel"
+    out = succeeds(place, *TRAIN, "--master", "local[2]", *CONF, "--max-iter", 60, "--model", model)
+    assert out.splitlines()[-1] == f"weights: {model}, to resume: {model.with_suffix('.solverstate')}"
+    return model
+
+
 def shapes(text: str) -> list[str]:
     """Lines without their numbers, so that runs can be compared."""
     return [re.sub(r"[-+]?\d[\d.e+-]*", "N", line).rstrip() for line in text.splitlines()]
@@ -129,15 +148,127 @@ def test_test_and_features(place, tmp_path):
     assert fails(place, *features, "--output", out) == f"{out} exists already: remove it, or name another --output"
 
 
-def test_a_run_goes_on_from_a_snapshot_to_the_same_bits(place, tmp_path):
-    train = ["train", "--solver", "solver.prototxt", "--workers", 2, "--threads", 2, "--tau", 5, "--quiet"]
-    train += ["--data", LMDB, "--test-data", LMDB, "--master", "local[2]", *CONF]
-    begun = tmp_path / "begun.caffemodel"
-    out = succeeds(place, *train, "--max-iter", 60, "--model", begun)
-    assert out.splitlines()[-1] == f"weights: {begun}, to resume: {begun.with_suffix('.solverstate')}"
-    out = succeeds(place, *train, "--snapshot", begun.with_suffix(".solverstate"), "--model", tmp_path / "out")
+@contextlib.contextmanager
+def cluster(kind: str, folder: Path) -> Iterator[list[str]]:
+    """Flags for a Spark of a kind."""
+    small = ["--spark-conf", "spark.executor.memory=512m", "--spark-conf", "spark.driver.host=127.0.0.1"]
+    if kind != "standalone":
+        yield ["--master", kind, *CONF, *small]
+        return
+    # More parallelism, as on a larger cluster: data are read in other parts.
+    settings = {**STANDALONE_SETTINGS, "spark.default.parallelism": "5"}
+    with standalone(folder) as master:
+        conf = [word for name, value in settings.items() for word in ("--spark-conf", f"{name}={value}")]
+        yield ["--master", master, *conf]
+
+
+@pytest.mark.parametrize("kind", ["local[2]", "local-cluster[2,1,1024]", "standalone"])
+def test_a_run_goes_on_from_a_snapshot_to_the_same_bits_on_any_cluster(place, begun, tmp_path, kind):
+    with cluster(kind, tmp_path) as spark:
+        out = succeeds(
+            place, *TRAIN, *spark, "--snapshot", begun.with_suffix(".solverstate"), "--model", tmp_path / "out"
+        )
     assert out.splitlines()[-1] == f"weights: {tmp_path / 'out'}, to resume: {tmp_path / 'out'}.solverstate"
     assert (tmp_path / "out").read_bytes() == (place / "tiny_iter_100.caffemodel").read_bytes()
+
+
+#: A layer of a stage, one of a level, and one that is always there; weights of the first and the last come from files.
+STAGED = (
+    NET
+    + """
+layer { name: "deep" type: "InnerProduct" bottom: "ip1" top: "deep" include { stage: "deep" }
+  inner_product_param { num_output: 10 weight_filler { type: "xavier" } } }
+layer { name: "deep_loss" type: "SoftmaxWithLoss" bottom: "deep" bottom: "label" top: "deep_loss"
+  include { stage: "deep" } }
+layer { name: "high" type: "InnerProduct" bottom: "ip1" top: "high" include { min_level: 2 }
+  inner_product_param { num_output: 10 weight_filler { type: "gaussian" std: 0.1 } } }
+layer { name: "high_loss" type: "SoftmaxWithLoss" bottom: "high" bottom: "label" top: "high_loss"
+  include { min_level: 2 } }
+"""
+)
+
+
+@pytest.fixture
+def staged(tmp_path) -> Path:
+    """A folder with a net of stages, a solver that leaves weights alone, and two files with a layer's weights each."""
+    (tmp_path / "net.prototxt").write_text(STAGED)
+    still = SOLVER.replace("base_lr: 0.05", "base_lr: 0").replace("max_iter: 100", "max_iter: 2")
+    (tmp_path / "solver.prototxt").write_text(still)
+    for layer, seed in (("ip1", 1), ("ip2", 2)):
+        (tmp_path / f"{layer}.prototxt").write_text(
+            f'''layer {{ name: "data" type: "Input" top: "data" input_param {{ shape {{ dim: 1 dim: 784 }} }} }}
+            layer {{ name: "first" type: "InnerProduct" bottom: "data" top: "first"
+              inner_product_param {{ num_output: 20 }} }}
+            layer {{ name: "{layer}" type: "InnerProduct" bottom: "{"data" if layer == "ip1" else "first"}" top: "out"
+              inner_product_param {{ num_output: {20 if layer == "ip1" else 10}
+                weight_filler {{ type: "xavier" }} }} }}'''
+        )
+        sparknet.set_random_seed(seed)
+        net = sparknet.Net(str(tmp_path / f"{layer}.prototxt"), phase=sparknet.TEST)
+        net.save(str(tmp_path / f"{layer}.caffemodel"))
+    return tmp_path
+
+
+def test_weights_of_several_files_stages_and_levels(staged):
+    chosen = ["--stage", "deep,unheard-of", "--level", 2, "--weights", "ip1.caffemodel,ip2.caffemodel"]
+    train = ["train", "--solver", "solver.prototxt", "--workers", 2, "--quiet", *chosen]
+    succeeds(staged, *train)
+    succeeds(staged, *train, "--master", "local[2]", "--model", "there.caffemodel", *CONF)
+    found = []
+    for name in ("tiny_iter_2.caffemodel", "there.caffemodel"):
+        net = sparknet.Net(
+            str(staged / "net.prototxt"), str(staged / name), phase=sparknet.TEST, stages=["deep"], level=2
+        )
+        found.append({layer: blobs[0].data.tolist() for layer, blobs in net.params.items()})
+    assert found[0] == found[1] and sorted(found[0]) == ["deep", "high", "ip1", "ip2"]
+    for layer in ("ip1", "ip2"):
+        net = sparknet.Net(str(staged / f"{layer}.prototxt"), str(staged / f"{layer}.caffemodel"), phase=sparknet.TEST)
+        assert found[0][layer] == net.params[layer][0].data.tolist()
+
+    # A test of some batches, of the net as it was trained.
+    weights = ["--weights", "ip1.caffemodel,ip2.caffemodel,there.caffemodel", "--stage", "deep", "--level", 2]
+    test = ["test", "--model", "net.prototxt", *weights, "--iterations", 2, "--json"]
+    here = json.loads(succeeds(staged, *test))
+    there = json.loads(succeeds(staged, *test, "--master", "local[2]", *CONF))
+    assert there["records"] == here["records"] == 40 and there["evaluation"] == here["evaluation"]
+    assert sorted(there["scores"]) == ["accuracy", "deep_loss", "high_loss", "loss"]
+    assert there["scores"] == pytest.approx(here["scores"], abs=1e-6)
+
+
+def test_a_loss_that_is_no_number_ends_a_run_unless_allowed(staged):
+    endless = SOLVER.replace("base_lr: 0.05", "base_lr: 1e30").replace("max_iter: 100", "max_iter: 20")
+    (staged / "solver.prototxt").write_text(endless)
+    train = ["train", "--solver", "solver.prototxt", "--workers", 2]
+    here = fails(staged, *train, "--quiet")
+    train += ["--master", "local[2]", "--model", "out.caffemodel", *CONF]
+    assert fails(staged, *train, "--quiet") == here and "--allow-nan" in here
+    out = succeeds(staged, *train, "--allow-nan", "--events", "events.jsonl")
+    assert re.search(r"^test at 20: accuracy [\d.]+, loss NaN", out, re.MULTILINE), out
+    assert "finished after 20 iterations" in out and (staged / "out.caffemodel").exists()
+
+
+def test_a_terminal_has_a_bar_that_moves_with_every_round(place, tmp_path):
+    words = ["train", "--solver", "solver.prototxt", "--workers", 2, "--tau", 5, "--data", LMDB, "--master", "local[2]"]
+    words += ["--max-iter", 20_000, "--model", tmp_path / "out", *CONF]
+    (tmp_path / "net.prototxt").write_text(NET)
+    (tmp_path / "solver.prototxt").write_text(SOLVER.replace("display: 50", "display: 0"))
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    words = [str(word) for word in [BINARY, *words]]
+    variables = {**environment(), "TERM": "xterm"}
+    with subprocess.Popen(words, cwd=tmp_path, env=variables, stdin=theirs, stdout=theirs, stderr=theirs) as running:
+        os.close(theirs)
+        shown = b""
+        # A terminal that nobody has open any more is an error to read from.
+        with contextlib.suppress(OSError), os.fdopen(ours, "rb", buffering=0) as terminal:
+            while part := terminal.read(4096):
+                shown += part
+    text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", shown.decode())
+    assert running.returncode == 0, text
+    places = {int(place) for place in re.findall(r"[━─] (\d+) of 20000", text)}
+    assert len([place for place in places if 0 < place < 20_000]) >= 3, places
+    assert "training tiny for 20000 iterations" in text and "finished after 20000 iterations" in text
+    assert text.splitlines()[-1].startswith("weights: ")
 
 
 def test_ctrl_c_keeps_what_was_committed(place, tmp_path):
@@ -189,10 +320,91 @@ def test_faults_are_said_in_a_sentence(place, tmp_path):
     assert fails(place, *train, "--workers", 3).startswith("3 workers have to run at once, but Spark has slots for 2")
 
 
+def test_executors_without_the_package_are_said_in_a_sentence(place, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        """import sys
+class Without:
+    def find_spec(self, name, path=None, target=None):
+        if name == "sparknet":
+            raise ModuleNotFoundError("No module named 'sparknet'", name=name)
+sys.meta_path.insert(0, Without())
+"""
+    )
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path}:$PYTHONPATH exec {sys.executable} "$@"\n')
+    bare.chmod(0o755)
+    conf = [*CONF, "--spark-conf", f"spark.pyspark.python={bare}"]
+    # The driver has it: only executors are given another Python.
+    assert fails(place, *TRAIN[:-4], "--master", "local[2]", *conf).startswith(
+        "the executors' Python has no package sparknet: install sparknet's wheel there, or send them an environment"
+    )
+
+
 def test_a_wrong_column_is_said_in_a_sentence(place, tmp_path, spark: SparkSession):
     spark.createDataFrame([("a", 1)], "data string, label int").write.parquet(str(tmp_path / "table"))
     train = ["train", "--solver", "solver.prototxt", "--master", "local[2]", "--data", tmp_path / "table", *CONF]
     assert fails(place, *train).startswith("column data is string: features are an array of numbers")
+
+
+def submitted(folder, *args, **variables) -> tuple[list[str], dict[str, str]]:
+    """What spark-submit is given by a command: its arguments and its environment."""
+    home = folder / "spark"
+    (home / "bin").mkdir(parents=True, exist_ok=True)
+    program = home / "bin" / "spark-submit"
+    program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {folder}/args\nenv > {folder}/env\necho the log\nexit 7\n')
+    program.chmod(0o755)
+    done = command(folder, *args, SPARK_HOME=str(home), **variables)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("the log\nerror: spark-submit ended (exit status: 7) without a word"), done.stderr
+    lines = (folder / "env").read_text().splitlines()
+    return (folder / "args").read_text().splitlines(), dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+def test_what_spark_submit_is_given_on_yarn_and_kubernetes(place, tmp_path):
+    """The driver runs where the command does, on its Python and its files; executors may have another Python."""
+    for name in ("net.prototxt", "solver.prototxt"):
+        (tmp_path / name).write_text((place / name).read_text())
+    executors = ["spark.executor.instances=4", "spark.pyspark.python=./env/bin/python"]
+    conf = [word for setting in executors for word in ("--spark-conf", setting)]
+    train = ["train", "--solver", "solver.prototxt", "--data", "hdfs:///digits", "--workers", 4, *conf]
+    train += ["--archives", "hdfs:///env.tar.gz#env", "--jars", "a.jar,b.jar"]
+    main = str(Path(sparknet.__file__).parent / "spark" / "main.py")
+    given = ["--conf", f"spark.pyspark.driver.python={sys.executable}", "--conf", executors[0], "--conf", executors[1]]
+    image = "spark.kubernetes.container.image=spark-sparknet:4"
+    for master, more, added in (
+        ("yarn", [], []),
+        ("k8s://https://host:6443", ["--spark-conf", image], ["--conf", image]),
+    ):
+        found, env = submitted(tmp_path, *train, "--master", master, *more, HADOOP_CONF_DIR=str(tmp_path))
+        *found, socket = found
+        begin = ["--master", master, "--deploy-mode", "client", "--name", "sparknet train"]
+        files = ["--jars", "a.jar,b.jar", "--archives", "hdfs:///env.tar.gz#env"]
+        assert found == [*begin, *given, *added, *files, main] and socket.endswith("/command")
+        assert env["PYSPARK_PYTHON"] == env["PYSPARK_DRIVER_PYTHON"] == sys.executable
+        assert env["HADOOP_CONF_DIR"] == str(tmp_path) and env["SPARK_HOME"] == str(tmp_path / "spark")
+    # An image may stand in Spark's own settings.
+    (tmp_path / "spark" / "conf").mkdir()
+    (tmp_path / "spark" / "conf" / "spark-defaults.conf").write_text("spark.kubernetes.executor.container.image  x\n")
+    submitted(tmp_path, *train, "--master", "k8s://https://host:6443")
+
+
+def test_what_a_cluster_cannot_be_found_without(place):
+    train = ["train", "--solver", "solver.prototxt", "--data", "hdfs:///digits"]
+    nothing = {"HADOOP_CONF_DIR": None, "YARN_CONF_DIR": None}
+    assert fails(place, *train, "--master", "yarn", **nothing) == (
+        "--master yarn finds the cluster by its settings: set HADOOP_CONF_DIR to the folder with its core-site.xml and "
+        "yarn-site.xml"
+    )
+    assert fails(place, *train, "--master", "yarn", HADOOP_CONF_DIR=None, YARN_CONF_DIR="/nowhere").startswith(
+        "/nowhere: this folder does not exist: set HADOOP_CONF_DIR"
+    )
+    assert fails(place, *train, "--master", "k8s://https://host:6443").startswith(
+        "--master k8s://… starts executors from an image: give one with Spark and the package sparknet"
+    )
+    elsewhere = "--spark-conf spark.submit.deployMode=cluster"
+    assert fails(place, *train, "--master", "local[2]", *elsewhere.split()) == (
+        f"{elsewhere} puts the driver elsewhere, but this command talks to it: leave it out"
+    )
 
 
 def test_what_is_missing_is_said_before_spark_starts(place, tmp_path):
@@ -215,7 +427,6 @@ def test_what_is_missing_is_said_before_spark_starts(place, tmp_path):
     assert fails(place, *train, SPARK_HOME=str(tmp_path)) == (
         f"{tmp_path}/bin/spark-submit: this file does not exist: set SPARK_HOME to a Spark, or unset it"
     )
-    assert fails(place, *train, "--allow-nan") == "--allow-nan does not go with --master: leave it out"
     assert fails(place, "train", "--solver", "solver.prototxt", "--data", "x").startswith(
         "--data is for Spark: give --master"
     )

@@ -10,6 +10,7 @@ import psutil
 import pytest
 from local import weights_of
 from sparknet.spark import TrainingError
+from sparknet.spark.link import Link, LinkError, LinkTimeoutError
 from test_fit import estimator
 
 #: Long enough that a fault meets a run in the middle: some seconds without any.
@@ -103,3 +104,30 @@ def test_a_driver_that_cannot_be_reached_is_said_at_once(solver, train):
     with pytest.raises(TrainingError, match=r"cannot reach the driver at 192\.0\.2\.99:\d+ .*set driverHost"):
         estimator(solver, driverHost="192.0.2.99").fit(train)
     assert time.monotonic() - began < 60
+
+
+def test_who_waits_for_an_answer_waits_as_long_as_it_means_to():
+    """Heartbeats, which have a timeout of their own, go over the same connection meanwhile."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        worker = Link(socket.create_connection(server.getsockname()))
+        driver = Link(server.accept()[0])
+    beats = threading.Event()
+
+    def beat():
+        while not beats.wait(0.01):
+            worker.send({"type": "beat"}, timeout_s=0.05)
+
+    beating = threading.Thread(target=beat)
+    beating.start()
+    threading.Timer(0.5, lambda: driver.send({"type": "taken"})).start()
+    try:
+        assert worker.receive(timeout_s=60.0)[0]["type"] == "taken"
+        with pytest.raises(LinkTimeoutError, match="nothing came for 0 s"):
+            worker.receive(timeout_s=0.2)
+    finally:
+        beats.set()
+        beating.join()
+    worker.close()
+    with pytest.raises(LinkError):
+        worker.receive(timeout_s=60.0)
+    driver.close()

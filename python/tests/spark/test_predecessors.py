@@ -6,7 +6,7 @@ CaffeOnSpark trains its LeNet on MNIST; here printed digits stand for written on
 import numpy as np
 import pytest
 import sparknet
-from local import shards_of
+from local import in_order, shards_of
 from pictures import digits, images
 from pyspark.sql import functions as F
 from sparknet.spark import NetEstimator
@@ -117,7 +117,8 @@ def test_deeplearning4j_workers_that_agree_each_step_are_one_with_all_their_batc
     united = spark.createDataFrame(rows, "image binary, label float").coalesce(1)
 
     two = parameters_of(2, 10, momentum, train, tmp_path, sync=sync, maxIter=iterations)
-    one = parameters_of(1, 20, momentum, united, tmp_path, sync=sync, maxIter=iterations)
+    with in_order():
+        one = parameters_of(1, 20, momentum, united, tmp_path, sync=sync, maxIter=iterations)
     assert np.abs(two - one).max() < 1e-5
     # The comparison means something only if training moves the weights, and if not any two runs are alike.
     begun = parameters_of(1, 20, momentum, united, tmp_path, sync=sync, maxIter=1)

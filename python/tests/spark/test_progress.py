@@ -8,7 +8,8 @@ import types
 import urllib.request
 
 import pytest
-from sparknet.spark import progress
+from sparknet.spark import job_page, progress
+from sparknet.spark.job_page import JobPage
 from sparknet.spark.progress import Bar, Lines, Notebook, Progress
 from test_fit import estimator
 
@@ -19,7 +20,7 @@ START = {
 EVENTS = [
     START,
     {"event": "test", "iteration": 0, "records": 50, "scores": {"accuracy": 0.125}},
-    {"event": "round", "iteration": 10},
+    {"event": "round", "round": 1, "iteration": 10},
     {"event": "iteration", "iteration": 50, "loss": 0.51234, "lr": 0.01, "images_per_s": 1234.5},
     {"event": "finish", "iteration": 200, "elapsed_s": 4.56},
 ]
@@ -44,7 +45,7 @@ def told(monkeypatch):
         monkeypatch.setattr(sys, "stderr", stream)
         monkeypatch.setattr(progress, "REDRAW_S", 0.0)
         changes = []
-        shown = Progress(True, changes.append)
+        shown = Progress(True, lambda text, is_last: changes.append((text, is_last)))
         for event in events:
             shown.event(json.dumps(event))
         return shown, changes
@@ -64,10 +65,47 @@ def test_elsewhere_than_in_a_terminal_each_display_is_a_line(told):
     ]
     run = "LeNet, 2 workers, average of weights every 10 iterations: iteration"
     assert changes == [
-        f"{run} 0 of 200",
-        f"{run} 0 of 200, test accuracy 0.1250",
-        f"{run} 50 of 200, loss 0.5123, 1234 images/s, test accuracy 0.1250",
+        (f"{run} 0 of 200", False),
+        (f"{run} 0 of 200, test accuracy 0.1250", False),
+        (f"{run} 50 of 200, loss 0.5123, 1234 images/s, test accuracy 0.1250", False),
+        (f"{run} 200 of 200, loss 0.5123, 1234 images/s, test accuracy 0.1250", True),
     ]
+
+
+def test_what_is_no_number_is_said_to_be_none(told):
+    stream = io.StringIO()
+    told(stream, [START, {**EVENTS[1], "scores": {"accuracy": None}}, {**EVENTS[3], "loss": None}])
+    assert stream.getvalue().splitlines()[1:] == [
+        "iteration 0: test of 50 records: accuracy nan",
+        "iteration 50: loss nan, lr 0.01, 1234 images/s",
+    ]
+
+
+def test_a_long_run_keeps_all_losses_and_some_rounds(monkeypatch):
+    monkeypatch.setattr(progress, "MAX_ROUNDS", 10)
+    kept = Progress(False)
+    for number in range(1, 1001):
+        kept.event(json.dumps({"event": "round", "round": number, "iteration": number}))
+        if number % 100 == 0:
+            kept.event(json.dumps({**EVENTS[3], "iteration": number}))
+    losses = [event["iteration"] for event in kept.events if event["event"] == "iteration"]
+    assert losses == list(range(100, 1001, 100))
+    rounds = [event["iteration"] for event in kept.events if event["event"] == "round"]
+    assert rounds == list(range(128, 1001, 128))
+    assert [event["iteration"] for event in kept.events] == sorted(event["iteration"] for event in kept.events)
+
+
+def test_sparks_page_is_told_once_a_second_and_at_the_end(monkeypatch):
+    page, told = JobPage(None), []
+    page._context, page.tag = object(), "a tag"
+    monkeypatch.setattr(page, "_tell", lambda text, tag: told.append(text))
+    now = 100.0
+    monkeypatch.setattr(job_page.time, "monotonic", lambda: now)
+    for iteration in range(300):
+        now += 0.01
+        page.tell(str(iteration), False)
+    page.tell("the end", True)
+    assert told[0] == "0" and told[-1] == "the end" and 4 <= len(told) <= 5
 
 
 def test_a_terminal_has_a_bar_below_what_happened(told, monkeypatch):

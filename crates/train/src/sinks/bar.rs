@@ -46,6 +46,15 @@ impl ProgressBar {
         }
     }
 
+    fn print(&mut self, event: &Event) {
+        if self.bar.is_finished() {
+            // Not println, which ends no line once there is no bar.
+            self.after.line(&sentence(event, None));
+        } else {
+            self.bar.println(sentence(event, None));
+        }
+    }
+
     fn refresh_text(&mut self) {
         self.last_text = Some(Instant::now());
         let loss = self.loss.map(|loss| format!(", loss {}", number(loss.into())));
@@ -71,7 +80,7 @@ impl Sink for ProgressBar {
                 self.bar.set_position(start.iteration);
                 // The iterations before a resume took no time in this run.
                 self.bar.reset_eta();
-                self.bar.println(sentence(event, None));
+                self.print(event);
             }
             Event::Iteration(iteration) => {
                 self.loss = Some(iteration.loss);
@@ -79,13 +88,13 @@ impl Sink for ProgressBar {
                 self.bar.set_position(iteration.iteration);
                 self.refresh_text();
             }
-            Event::Round(_) => {}
+            // Of a run on other machines this is the only progress between two losses.
+            Event::Round(round) => self.bar.set_position(round.iteration),
             Event::Finish(_) => {
                 self.bar.finish_and_clear();
-                // Not println, which ends no line once there is no bar.
-                self.after.line(&sentence(event, None));
+                self.print(event);
             }
-            Event::Test(_) | Event::Snapshot(_) | Event::Message { .. } => self.bar.println(sentence(event, None)),
+            Event::Test(_) | Event::Snapshot(_) | Event::Message { .. } => self.print(event),
         }
     }
 
@@ -200,11 +209,12 @@ mod tests {
         let target = ProgressDrawTarget::term_like(Box::new(screen.clone()));
         let mut sink = ProgressBar::on(target, Box::new(screen.clone()), 100);
         sink.event(&samples::start());
+        sink.event(&samples::round());
+        assert_eq!(sink.bar.position(), 10);
         sink.event(&samples::iteration(499, 0.4));
         sink.last_text = None;
         sink.progress(500, 0.33);
         sink.event(&samples::test(0));
-        sink.event(&samples::round());
 
         let lines = screen.lines();
         assert!(lines[0].starts_with("training LeNet"), "{lines:?}");
@@ -219,7 +229,8 @@ mod tests {
         assert!(lines.iter().all(|line| !line.contains("500 of 2000")), "{lines:?}");
         let last = lines.last().unwrap();
         assert_eq!(last, "finished after 2000 iterations in 31.2 s, 5300 images/s");
-        // What comes next begins a line of its own.
+        // What comes next begins a line of its own: on Spark, first the last snapshot.
+        sink.event(&samples::snapshot());
         Screen::write(&screen, "next");
         assert_eq!(screen.lines().last().unwrap(), "next");
     }
