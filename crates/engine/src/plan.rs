@@ -5,11 +5,15 @@
 //! newer one. Whether the two lie in one buffer is decided afterwards, so that in-place in a file never changes what is
 //! computed.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, VecDeque},
+    mem,
+};
 
 use crate::{
     Error, error,
-    layer::Layer,
+    error::NoGradient,
+    layer::{BottomGradient, Layer},
     spec::{LayerKind, LayerSpec},
 };
 
@@ -139,20 +143,24 @@ impl Plan {
         }
     }
 
-    /// Finds out who needs a gradient. `param_lr_mults` are the learning rate factors of each layer's parameters.
+    /// Finds out who needs a gradient. `param_lr_mults` are the learning rate factors of each layer's parameters. The
+    /// answer is the first layer that has not the gradient that is needed of it, with its index.
     pub fn plan_backward(
         &mut self,
         specs: &[LayerSpec],
         layers: &[Box<dyn Layer>],
         param_lr_mults: &[Vec<f32>],
         force_backward: bool,
-    ) {
+    ) -> Option<(usize, NoGradient)> {
+        let learns: Vec<bool> = param_lr_mults
+            .iter()
+            .map(|lr_mults| lr_mults.iter().any(|lr_mult| *lr_mult != 0.0))
+            .collect();
         // Downstream of anything that learns.
         for (layer_index, spec) in specs.iter().enumerate() {
             let layer = &mut self.layers[layer_index];
-            let learns = param_lr_mults[layer_index].iter().any(|lr_mult| *lr_mult != 0.0);
             let reads_needed = layer.bottoms.iter().any(|blob| self.blobs[*blob].needs_backward);
-            layer.needs_backward = learns || reads_needed;
+            layer.needs_backward = learns[layer_index] || reads_needed;
             layer.propagate_down = (0..layer.bottoms.len())
                 .map(|i| match spec.propagate_down.get(i) {
                     Some(wanted) => *wanted,
@@ -185,20 +193,93 @@ impl Plan {
             }
         }
         if force_backward {
-            for layer in &mut self.layers {
-                layer.needs_backward = true;
-                layer.propagate_down.fill(true);
-                for blob in layer.bottoms.iter().chain(&layer.tops) {
-                    self.blobs[*blob].needs_backward = true;
+            let is_under_loss = |top: &usize| self.blobs[*top].loss_weight != 0.0 || under_loss[*top];
+            for ((layer, spec), plan) in layers.iter().zip(specs).zip(&mut self.layers) {
+                plan.needs_backward = true;
+                for (i, propagate) in plan.propagate_down.iter_mut().enumerate() {
+                    *propagate |= match layer.bottom_gradient(i) {
+                        BottomGradient::Computed | BottomGradient::Zero => true,
+                        // Caffe asks for none here either.
+                        BottomGradient::Label(_) => false,
+                        // Off the way to a loss nobody misses it: an Accuracy layer, say.
+                        BottomGradient::Step => {
+                            plan.tops.iter().any(is_under_loss) && spec.propagate_down.get(i) != Some(&false)
+                        }
+                    };
                 }
             }
         }
-        for (layer, plan) in layers.iter().zip(&mut self.layers) {
-            for (i, propagate) in plan.propagate_down.iter_mut().enumerate() {
-                *propagate &= layer.accepts_gradient(i);
+        let mut missing = None;
+        for (index, layer) in layers.iter().enumerate() {
+            for i in 0..self.layers[index].bottoms.len() {
+                let gradient = layer.bottom_gradient(i);
+                if gradient == BottomGradient::Computed {
+                    continue;
+                }
+                let plan = &self.layers[index];
+                if missing.is_none()
+                    && gradient != BottomGradient::Zero
+                    && plan.needs_backward
+                    && plan.propagate_down[i]
+                {
+                    missing = Some((index, self.no_gradient(specs, layers, &learns, [index, i])));
+                }
+                self.layers[index].propagate_down[i] = false;
             }
         }
         self.plan_accumulation();
+        missing
+    }
+
+    /// The sentence about the gradient of bottom `i` of layer `index`, which is needed and not there.
+    fn no_gradient(
+        &self,
+        specs: &[LayerSpec],
+        layers: &[Box<dyn Layer>],
+        learns: &[bool],
+        [index, i]: [usize; 2],
+    ) -> NoGradient {
+        let (spec, plan) = (&specs[index], &self.layers[index]);
+        let what = match layers[index].bottom_gradient(i) {
+            BottomGradient::Label(what) => format!("which holds {what}"),
+            _ => "which it only compares".to_owned(),
+        };
+        let need = match self.learning_layer(learns, plan.bottoms[i]) {
+            Some(layer) => format!("layer '{}' before it learns", specs[layer].name),
+            None if spec.propagate_down.get(i) == Some(&true) => "its propagate_down asks for one".to_owned(),
+            None => "force_backward asks for one".to_owned(),
+        };
+        let passes = |j: usize| plan.propagate_down[j] && layers[index].bottom_gradient(j) == BottomGradient::Computed;
+        let remedy: Vec<String> = (0..plan.bottoms.len())
+            .map(|j| format!("propagate_down: {}", passes(j)))
+            .collect();
+        NoGradient {
+            layer: spec.name.clone(),
+            type_name: spec.type_name,
+            blob: spec.bottoms[i].clone(),
+            fact: format!(
+                "{what}, but {need}: write {} into it, if nothing is to be learned through there",
+                remedy.join(" ")
+            ),
+        }
+    }
+
+    /// The nearest layer that learns on the way from a blob to what it is computed from.
+    fn learning_layer(&self, learns: &[bool], blob: usize) -> Option<usize> {
+        let mut seen = vec![false; self.blobs.len()];
+        let mut next = VecDeque::from([blob]);
+        while let Some(blob) = next.pop_front() {
+            let producer = self.blobs[blob].producer;
+            if learns[producer] {
+                return Some(producer);
+            }
+            for bottom in &self.layers[producer].bottoms {
+                if !mem::replace(&mut seen[*bottom], true) {
+                    next.push_back(*bottom);
+                }
+            }
+        }
+        None
     }
 
     /// The first to write a blob's gradient in the backward pass overwrites; the others add.

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     LayerError, Shape,
     kernels::{self, Matrix, Workspace},
-    layer::{Forward, ParamBlob},
+    layer::{BottomGradient, Forward, ParamBlob},
     spec::RecurrentSpec,
 };
 
@@ -196,8 +196,13 @@ impl Recurrence {
     }
 
     /// Whether a bottom has a gradient: as in Caffe neither the indicators nor the first states have.
-    pub fn accepts_gradient(&self, bottom: usize) -> bool {
-        bottom == 0 || (bottom == 2 && self.spec.static_input)
+    pub fn bottom_gradient(&self, bottom: usize) -> BottomGradient {
+        match bottom {
+            0 => BottomGradient::Computed,
+            1 => BottomGradient::Label("indicators of sequences"),
+            2 if self.spec.static_input => BottomGradient::Computed,
+            _ => BottomGradient::Label("first states"),
+        }
     }
 
     /// Copies the hidden state after each step to a top.
