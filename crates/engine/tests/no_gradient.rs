@@ -190,7 +190,11 @@ fn nobody_else_is_bothered() {
             "",
         ),
         // Nothing before it learns.
-        ("", "type: 'Threshold' bottom: 'x'", "propagate_down: true"),
+        (
+            "",
+            "type: 'Threshold' bottom: 'x'",
+            "propagate_down: true loss_weight: 1",
+        ),
         // What is stopped is stopped, also where force_backward would ask.
         ("", "type: 'Threshold' bottom: 'ip'", "propagate_down: false"),
         (
