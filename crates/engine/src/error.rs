@@ -111,15 +111,15 @@ pub enum Error {
 
 /// A gradient is needed where a layer has none: it would silently be zero.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[error("layer '{layer}' ({type_name}) has no gradient for its bottom '{blob}', {fact}")]
+#[error("layer '{layer}' ({type_name}) has no gradient {fact}")]
 pub struct NoGradient {
     /// The layer's name.
     pub layer: String,
     /// The layer's type.
     pub type_name: &'static str,
-    /// The bottom's name.
+    /// The name of its bottom, or of its top whose gradient it drops.
     pub blob: String,
-    /// What the bottom is, who needs the gradient, and the way out.
+    /// Which blob that is, who needs the gradient, and the way out.
     pub fact: String,
 }
 

@@ -61,6 +61,11 @@ pub trait Layer: Send {
         BottomGradient::Computed
     }
 
+    /// Whether `backward` hands the gradient of this top on. That of a mask, say, goes nowhere.
+    fn takes_gradient(&self, _top: usize) -> bool {
+        true
+    }
+
     /// Tells a layer that writes rows ([`RowSink`]) where they go; others have no use for it.
     fn set_row_sink(&mut self, _sink: Box<dyn RowSink>) {}
 }

@@ -5,10 +5,9 @@
 //! newer one. Whether the two lie in one buffer is decided afterwards, so that in-place in a file never changes what is
 //! computed.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    mem,
-};
+mod no_gradient;
+
+use std::collections::HashMap;
 
 use crate::{
     Error, error,
@@ -228,58 +227,7 @@ impl Plan {
             }
         }
         self.plan_accumulation();
-        missing
-    }
-
-    /// The sentence about the gradient of bottom `i` of layer `index`, which is needed and not there.
-    fn no_gradient(
-        &self,
-        specs: &[LayerSpec],
-        layers: &[Box<dyn Layer>],
-        learns: &[bool],
-        [index, i]: [usize; 2],
-    ) -> NoGradient {
-        let (spec, plan) = (&specs[index], &self.layers[index]);
-        let what = match layers[index].bottom_gradient(i) {
-            BottomGradient::Label(what) => format!("which holds {what}"),
-            _ => "which it only compares".to_owned(),
-        };
-        let need = match self.learning_layer(learns, plan.bottoms[i]) {
-            Some(layer) => format!("layer '{}' before it learns", specs[layer].name),
-            None if spec.propagate_down.get(i) == Some(&true) => "its propagate_down asks for one".to_owned(),
-            None => "force_backward asks for one".to_owned(),
-        };
-        let passes = |j: usize| plan.propagate_down[j] && layers[index].bottom_gradient(j) == BottomGradient::Computed;
-        let remedy: Vec<String> = (0..plan.bottoms.len())
-            .map(|j| format!("propagate_down: {}", passes(j)))
-            .collect();
-        NoGradient {
-            layer: spec.name.clone(),
-            type_name: spec.type_name,
-            blob: spec.bottoms[i].clone(),
-            fact: format!(
-                "{what}, but {need}: write {} into it, if nothing is to be learned through there",
-                remedy.join(" ")
-            ),
-        }
-    }
-
-    /// The nearest layer that learns on the way from a blob to what it is computed from.
-    fn learning_layer(&self, learns: &[bool], blob: usize) -> Option<usize> {
-        let mut seen = vec![false; self.blobs.len()];
-        let mut next = VecDeque::from([blob]);
-        while let Some(blob) = next.pop_front() {
-            let producer = self.blobs[blob].producer;
-            if learns[producer] {
-                return Some(producer);
-            }
-            for bottom in &self.layers[producer].bottoms {
-                if !mem::replace(&mut seen[*bottom], true) {
-                    next.push_back(*bottom);
-                }
-            }
-        }
-        None
+        missing.or_else(|| self.dropped_gradient(specs, layers, &under_loss))
     }
 
     /// The first to write a blob's gradient in the backward pass overwrites; the others add.

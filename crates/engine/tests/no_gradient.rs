@@ -160,6 +160,44 @@ fn a_gradient_that_is_asked_for_is_an_error_too() {
 }
 
 #[test]
+fn a_top_whose_gradient_is_dropped_is_an_error_where_a_loss_has_one() {
+    let softmax = "type: 'SoftmaxWithLoss' bottom: 'ip' bottom: 'label' top: 'y' top: 'second'";
+    let lstm =
+        "type: 'LSTM' bottom: 'steps' bottom: 'cont' bottom: 'cells' bottom: 'cells' top: 'y' top: 'second' top: 'c'
+        recurrent_param { num_output: 3 expose_hidden: true }";
+    let pooling = "type: 'Pooling' bottom: 'ip4' top: 'y' top: 'second' pooling_param { kernel_size: 1 }";
+    for (fields, type_name) in [(softmax, "SoftmaxWithLoss"), (lstm, "LSTM"), (pooling, "Pooling")] {
+        let build = |extra: &str, reader: &str| {
+            let ip4 = "layer { name: 'ip4' type: 'Reshape' bottom: 'ip' top: 'ip4'
+                reshape_param { shape { dim: 1 dim: 1 dim: 4 dim: 3 } } }";
+            let text =
+                with_layer("", fields, extra).replacen("layer { name: 'L'", &format!("{ip4} layer {{ name: 'L'"), 1);
+            net(
+                &format!("{text} layer {{ name: 'R' type: 'Power' bottom: 'second' top: 'z' {reader} }}"),
+                Phase::Train,
+            )
+        };
+        assert_eq!(
+            build("", "loss_weight: 1").err().unwrap(),
+            format!(
+                "layer 'L' ({type_name}) has no gradient to hand on from its top 'second', by which layer 'R' would have \
+                 the net learn: write propagate_down: false for it into 'R', or take another top"
+            )
+        );
+        build("", "loss_weight: 1 propagate_down: false").unwrap_or_else(|error| panic!("{error}"));
+        build("", "").unwrap_or_else(|error| panic!("{error}"));
+        let weights = if type_name == "LSTM" { "loss_weight: 0" } else { "" };
+        let error = build(&format!("loss_weight: 1 loss_weight: 1 {weights}"), "")
+            .err()
+            .unwrap();
+        assert!(
+            error.contains("top 'second', but a loss_weight for it: give it"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn nobody_else_is_bothered() {
     let build = |text: String| net(&text, Phase::Train).unwrap_or_else(|error| panic!("{text}: {error}"));
     let embed = "type: 'Embed' bottom: 'label' embed_param { input_dim: 5 num_output: 2 }";

@@ -160,6 +160,10 @@ impl Layer for InfogainLoss {
             });
     }
 
+    fn takes_gradient(&self, top: usize) -> bool {
+        top == 0
+    }
+
     fn bottom_gradient(&self, bottom: usize) -> BottomGradient {
         match bottom {
             0 => BottomGradient::Computed,

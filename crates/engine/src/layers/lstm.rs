@@ -115,6 +115,10 @@ impl Layer for Lstm {
         recurrence.backward(io, &self.gate_diff);
     }
 
+    fn takes_gradient(&self, top: usize) -> bool {
+        top == 0
+    }
+
     fn bottom_gradient(&self, bottom: usize) -> BottomGradient {
         self.recurrence.bottom_gradient(bottom)
     }

@@ -158,6 +158,10 @@ impl Layer for Rnn {
         true
     }
 
+    fn takes_gradient(&self, top: usize) -> bool {
+        top == 0
+    }
+
     fn bottom_gradient(&self, bottom: usize) -> BottomGradient {
         self.recurrence.bottom_gradient(bottom)
     }

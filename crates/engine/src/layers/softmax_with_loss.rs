@@ -123,6 +123,10 @@ impl Layer for SoftmaxWithLoss {
             });
     }
 
+    fn takes_gradient(&self, top: usize) -> bool {
+        top == 0
+    }
+
     fn bottom_gradient(&self, bottom: usize) -> BottomGradient {
         match bottom {
             1 => BottomGradient::Label("labels"),
