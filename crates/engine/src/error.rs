@@ -52,6 +52,9 @@ pub enum Error {
         /// The layer that wrote it first.
         producer: String,
     },
+    /// A gradient is needed where a layer has none.
+    #[error(transparent)]
+    NoGradient(#[from] NoGradient),
     /// A shared parameter whose shapes or multipliers differ.
     #[error("layer '{layer}' shares parameter '{param}' with layer '{owner}', but {fact}")]
     SharedParam {
@@ -104,6 +107,20 @@ pub enum Error {
         /// The blobs that it has.
         names: Vec<String>,
     },
+}
+
+/// A gradient is needed where a layer has none: it would silently be zero.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("layer '{layer}' ({type_name}) has no gradient {fact}")]
+pub struct NoGradient {
+    /// The layer's name.
+    pub layer: String,
+    /// The layer's type.
+    pub type_name: &'static str,
+    /// The name of its bottom, or of its top whose gradient it drops.
+    pub blob: String,
+    /// Which blob that is, who needs the gradient, and the way out.
+    pub fact: String,
 }
 
 /// An error in what a net or solver description says.

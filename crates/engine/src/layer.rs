@@ -56,13 +56,32 @@ pub trait Layer: Send {
         false
     }
 
-    /// Whether the layer has a gradient for this bottom; labels have none.
-    fn accepts_gradient(&self, _bottom: usize) -> bool {
+    /// What there is to say of this bottom's gradient; `backward` is asked for those that it computes only.
+    fn bottom_gradient(&self, _bottom: usize) -> BottomGradient {
+        BottomGradient::Computed
+    }
+
+    /// Whether `backward` hands the gradient of this top on. That of a mask, say, goes nowhere.
+    fn takes_gradient(&self, _top: usize) -> bool {
         true
     }
 
     /// Tells a layer that writes rows ([`RowSink`]) where they go; others have no use for it.
     fn set_row_sink(&mut self, _sink: Box<dyn RowSink>) {}
+}
+
+/// Whether a layer has a gradient for a bottom. Where it has none, and something before it could learn from one, the net
+/// cannot be built for training: a gradient that is missing must not pass for one that is zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BottomGradient {
+    /// `backward` computes it.
+    Computed,
+    /// It is zero, whatever the values are: the layer looks at the bottom's shape at most, or has no top.
+    Zero,
+    /// The bottom holds labels or the like (this says what), for which there is none; `force_backward` asks for none.
+    Label(&'static str),
+    /// The tops are steps of the bottom's values: they jump or stay, and have no slope.
+    Step,
 }
 
 /// Where the rows go that an HDF5Output layer sees: files are written outside the engine.

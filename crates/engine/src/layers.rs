@@ -55,6 +55,8 @@ mod prelu;
 mod python;
 mod recurrent;
 mod reduction;
+#[cfg(test)]
+mod registry_check;
 mod relu;
 mod reshape;
 mod rnn;

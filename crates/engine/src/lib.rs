@@ -23,7 +23,7 @@ pub mod spec;
 mod weights;
 
 pub use builder::{BuildError, NetBuilder};
-pub use error::{Error, ForeignError, LayerError, SpecError};
+pub use error::{Error, ForeignError, LayerError, NoGradient, SpecError};
 pub use lending::{Keeper, Lent};
 pub use net::{InputShapes, Net};
 pub use replace::replace_data_layers;

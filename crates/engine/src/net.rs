@@ -9,7 +9,8 @@ use std::{collections::HashMap, mem, ops::Range};
 use rayon::prelude::*;
 
 use crate::{
-    Error, LayerError, Shape,
+    Error, LayerError, Phase, Shape,
+    error::NoGradient,
     layer::{Backward, Blobs, Context, Forward, Layer, Params, RowSink},
     layers,
     lending::Loans,
@@ -48,6 +49,9 @@ pub struct Net {
     scratch: Vec<Vec<f32>>,
     /// Buffers lent to the layer that runs: kept so that lending allocates nothing, and that none is freed if it panics.
     lent: Vec<Vec<f32>>,
+    /// The layer that has not the gradient that is needed of it, and whether it has run in the last backward pass.
+    missing_gradient: Option<(usize, NoGradient)>,
+    misses_gradient: bool,
     /// Whether a data layer has a shape that the others have not followed yet.
     shapes_are_stale: bool,
     seed: u64,
@@ -106,7 +110,13 @@ impl Net {
             .iter()
             .map(|ids| ids.iter().map(|id| table.params[*id].lr_mult).collect())
             .collect();
-        plan.plan_backward(&spec.layers, &built, &lr_mults, spec.force_backward);
+        let missing = plan.plan_backward(&spec.layers, &built, &lr_mults, spec.force_backward);
+        // A test net may never run backward.
+        if spec.state.phase == Phase::Train
+            && let Some((_, error)) = missing
+        {
+            return Err(error.into());
+        }
 
         let blobs: Vec<Blob> = plan
             .blobs
@@ -153,6 +163,8 @@ impl Net {
             params: table.params,
             scratch: Vec::new(),
             lent: Vec::new(),
+            missing_gradient: missing,
+            misses_gradient: false,
             shapes_are_stale: false,
             seed,
             pass: 0,
@@ -258,6 +270,7 @@ impl Net {
         if !self.layers[index].plan.needs_backward {
             return;
         }
+        self.misses_gradient |= self.missing_gradient.as_ref().is_some_and(|(layer, _)| *layer == index);
         let context = self.context(index);
         let layer = &mut self.layers[index];
         if has_nothing_to_read(layer, &self.data) {
@@ -312,12 +325,17 @@ impl Net {
         self.tell_backward(index);
     }
 
-    /// What went wrong in the last backward pass: nothing, unless code from outside computes a layer.
+    /// What went wrong in the last backward pass: nothing, unless code from outside computes a layer, or a net of phase
+    /// TEST runs backward through a layer without a gradient.
     ///
     /// # Errors
     /// What the first such layer says that ran; its gradients are then zero.
     pub fn check_backward(&mut self) -> Result<(), Error> {
-        let mut first = Ok(());
+        let missing = self
+            .missing_gradient
+            .as_ref()
+            .filter(|_| mem::take(&mut self.misses_gradient));
+        let mut first = missing.map_or(Ok(()), |(_, error)| Err(error.clone().into()));
         for (layer, spec) in self.layers.iter_mut().zip(&self.spec.layers).rev() {
             // All are taken, so that none comes up after another pass.
             if let Some(error) = layer.layer.take_backward_error() {

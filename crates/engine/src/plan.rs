@@ -5,11 +5,14 @@
 //! newer one. Whether the two lie in one buffer is decided afterwards, so that in-place in a file never changes what is
 //! computed.
 
+mod no_gradient;
+
 use std::collections::HashMap;
 
 use crate::{
     Error, error,
-    layer::Layer,
+    error::NoGradient,
+    layer::{BottomGradient, Layer},
     spec::{LayerKind, LayerSpec},
 };
 
@@ -139,20 +142,24 @@ impl Plan {
         }
     }
 
-    /// Finds out who needs a gradient. `param_lr_mults` are the learning rate factors of each layer's parameters.
+    /// Finds out who needs a gradient. `param_lr_mults` are the learning rate factors of each layer's parameters. The
+    /// answer is the first layer that has not the gradient that is needed of it, with its index.
     pub fn plan_backward(
         &mut self,
         specs: &[LayerSpec],
         layers: &[Box<dyn Layer>],
         param_lr_mults: &[Vec<f32>],
         force_backward: bool,
-    ) {
+    ) -> Option<(usize, NoGradient)> {
+        let learns: Vec<bool> = param_lr_mults
+            .iter()
+            .map(|lr_mults| lr_mults.iter().any(|lr_mult| *lr_mult != 0.0))
+            .collect();
         // Downstream of anything that learns.
         for (layer_index, spec) in specs.iter().enumerate() {
             let layer = &mut self.layers[layer_index];
-            let learns = param_lr_mults[layer_index].iter().any(|lr_mult| *lr_mult != 0.0);
             let reads_needed = layer.bottoms.iter().any(|blob| self.blobs[*blob].needs_backward);
-            layer.needs_backward = learns || reads_needed;
+            layer.needs_backward = learns[layer_index] || reads_needed;
             layer.propagate_down = (0..layer.bottoms.len())
                 .map(|i| match spec.propagate_down.get(i) {
                     Some(wanted) => *wanted,
@@ -185,20 +192,42 @@ impl Plan {
             }
         }
         if force_backward {
-            for layer in &mut self.layers {
-                layer.needs_backward = true;
-                layer.propagate_down.fill(true);
-                for blob in layer.bottoms.iter().chain(&layer.tops) {
-                    self.blobs[*blob].needs_backward = true;
+            let is_under_loss = |top: &usize| self.blobs[*top].loss_weight != 0.0 || under_loss[*top];
+            for ((layer, spec), plan) in layers.iter().zip(specs).zip(&mut self.layers) {
+                plan.needs_backward = true;
+                for (i, propagate) in plan.propagate_down.iter_mut().enumerate() {
+                    *propagate |= match layer.bottom_gradient(i) {
+                        BottomGradient::Computed | BottomGradient::Zero => true,
+                        // Caffe asks for none here either.
+                        BottomGradient::Label(_) => false,
+                        // Off the way to a loss nobody misses it: an Accuracy layer, say.
+                        BottomGradient::Step => {
+                            plan.tops.iter().any(is_under_loss) && spec.propagate_down.get(i) != Some(&false)
+                        }
+                    };
                 }
             }
         }
-        for (layer, plan) in layers.iter().zip(&mut self.layers) {
-            for (i, propagate) in plan.propagate_down.iter_mut().enumerate() {
-                *propagate &= layer.accepts_gradient(i);
+        let mut missing = None;
+        for (index, layer) in layers.iter().enumerate() {
+            for i in 0..self.layers[index].bottoms.len() {
+                let gradient = layer.bottom_gradient(i);
+                if gradient == BottomGradient::Computed {
+                    continue;
+                }
+                let plan = &self.layers[index];
+                if missing.is_none()
+                    && gradient != BottomGradient::Zero
+                    && plan.needs_backward
+                    && plan.propagate_down[i]
+                {
+                    missing = Some((index, self.no_gradient(specs, layers, &learns, [index, i])));
+                }
+                self.layers[index].propagate_down[i] = false;
             }
         }
         self.plan_accumulation();
+        missing.or_else(|| self.dropped_gradient(specs, layers, &under_loss))
     }
 
     /// The first to write a blob's gradient in the backward pass overwrites; the others add.

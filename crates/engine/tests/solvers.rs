@@ -6,14 +6,18 @@ use sparknet_proto::{
     text, upgrade,
 };
 
-/// More weights than a thread updates at a time, so that their blob is cut; the bias has multipliers of its own.
+/// More weights than a thread updates at a time, so that their blobs are cut; each blob has multipliers of its own.
 const NET: &str = r#"
 layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 1 dim: 350 } } }
 layer { name: "ip" type: "InnerProduct" bottom: "x" top: "y" param { decay_mult: 1 } param { lr_mult: 2 decay_mult: 0.5 }
   inner_product_param { num_output: 400 weight_filler { type: "gaussian" std: 1 } bias_filler { type: "gaussian" std: 1 } } }
-layer { name: "silence" type: "Silence" bottom: "y" }
+layer { name: "ip2" type: "InnerProduct" bottom: "x" top: "z" param { lr_mult: 0.5 decay_mult: 2 }
+  inner_product_param { num_output: 400 bias_term: false weight_filler { type: "gaussian" std: 3 } } }
+layer { name: "silence" type: "Silence" bottom: "y" bottom: "z" }
 "#;
 const WEIGHTS: usize = 350 * 400;
+/// Where the weights of the second layer begin.
+const SECOND: usize = WEIGHTS + 400;
 const UPDATES: usize = 4;
 
 const RATE: f64 = 0.25;
@@ -101,7 +105,11 @@ fn every_rule_is_that_of_its_paper() {
             solver.arenas_mut().1.copy_from_slice(&gradients);
             solver.apply_update();
 
-            for (blob, rate, decay) in [(0..WEIGHTS, RATE, DECAY), (WEIGHTS..count, 2.0 * RATE, 0.5 * DECAY)] {
+            for (blob, rate, decay) in [
+                (0..WEIGHTS, RATE, DECAY),
+                (WEIGHTS..SECOND, 2.0 * RATE, 0.5 * DECAY),
+                (SECOND..count, 0.5 * RATE, 2.0 * DECAY),
+            ] {
                 // What iter_size 2 makes of them.
                 let gradients: Vec<f64> = gradients[blob.clone()].iter().map(|g| f64::from(*g) / 2.0).collect();
                 let weights = &mut weights[blob.clone()];
@@ -146,6 +154,36 @@ fn lars_takes_the_plain_rate_where_there_is_no_norm() {
     solver.apply_update();
     assert_eq!(solver.net().param_arena()[0], -0.25);
     assert_eq!(solver.net().param_arena()[WEIGHTS], -0.5);
+}
+
+#[test]
+fn gradients_are_clipped_before_they_are_divided_by_iter_size() {
+    for (clip, expected) in [(1.0, [3.0 / 5.0 / 4.0, 4.0 / 5.0 / 4.0]), (6.0, [3.0 / 4.0, 4.0 / 4.0])] {
+        let mut solver = solver(&format!(
+            "base_lr: 1 lr_policy: 'fixed' iter_size: 4 clip_gradients: {clip}"
+        ));
+        let (params, gradients, _) = solver.arenas_mut();
+        params.fill(0.0);
+        gradients.fill(0.0);
+        gradients[..2].copy_from_slice(&[3.0, 4.0]);
+        solver.apply_update();
+        let found = &solver.net().param_arena()[..2];
+        let is_close = found
+            .iter()
+            .zip(expected)
+            .all(|(found, step)| (found + step).abs() < 1e-6);
+        assert!(is_close, "{found:?} with clip_gradients {clip}");
+    }
+}
+
+#[test]
+fn l1_pulls_to_zero_and_leaves_what_is_there() {
+    let mut solver = solver("base_lr: 1 lr_policy: 'fixed' weight_decay: 0.25 regularization_type: 'L1'");
+    let (params, gradients, _) = solver.arenas_mut();
+    params[..4].copy_from_slice(&[2.0, -2.0, 0.0, -0.0]);
+    gradients.fill(0.0);
+    solver.apply_update();
+    assert_eq!(solver.net().param_arena()[..4], [1.75, -1.75, 0.0, 0.0]);
 }
 
 #[test]

@@ -63,3 +63,21 @@ pub(super) const GRADIENT_CASES: &[super::GradientCase] = &[super::GradientCase 
     tops: 1,
     fill: super::Fill::AwayFromZero,
 }];
+
+#[cfg(test)]
+mod tests {
+    use super::super::gradient_check::{input, net, run};
+
+    #[test]
+    fn at_zero_there_is_no_slope() {
+        let layer = "force_backward: true layer { name: 'L' type: 'AbsVal' bottom: 'x' top: 'y' }";
+        let mut net = net(&format!("{}{layer}", input("x", &[3]))).unwrap();
+        assert_eq!(
+            run(&mut net, &[("x", &[0.0, -2.0, 3.0])]).unwrap()["y"],
+            [0.0, 2.0, 3.0]
+        );
+        net.blob_diff_mut("y").unwrap().fill(1.0);
+        net.backward();
+        assert_eq!(net.blob_diff("x").unwrap(), [0.0, -1.0, 1.0]);
+    }
+}

@@ -13,7 +13,7 @@
 use super::{Arity, LayerDef, label};
 use crate::{
     LayerError, Shape,
-    layer::{Backward, Forward, Layer},
+    layer::{Backward, BottomGradient, Forward, Layer},
     spec::AccuracySpec,
 };
 
@@ -106,8 +106,11 @@ impl Layer for Accuracy {
 
     fn backward(&mut self, _io: &mut Backward<'_>) {}
 
-    fn accepts_gradient(&self, _bottom: usize) -> bool {
-        false
+    fn bottom_gradient(&self, bottom: usize) -> BottomGradient {
+        match bottom {
+            0 => BottomGradient::Step,
+            _ => BottomGradient::Label("labels"),
+        }
     }
 }
 

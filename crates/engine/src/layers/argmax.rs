@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use super::{Arity, LayerDef, vectorized::vectorized};
 use crate::{
     LayerError, Shape,
-    layer::{Backward, Forward, Layer},
+    layer::{Backward, BottomGradient, Forward, Layer},
     spec::ArgMaxSpec,
 };
 
@@ -174,8 +174,8 @@ impl Layer for ArgMax {
 
     fn backward(&mut self, _io: &mut Backward<'_>) {}
 
-    fn accepts_gradient(&self, _bottom: usize) -> bool {
-        false
+    fn bottom_gradient(&self, _bottom: usize) -> BottomGradient {
+        BottomGradient::Step
     }
 }
 

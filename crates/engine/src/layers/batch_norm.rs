@@ -19,6 +19,8 @@
 //! that of all records, but for how the workers' means differ. Where only gradients are averaged, `sparknet-train`
 //! averages [statistics](crate::Net::statistics) beside them.
 
+mod statistics;
+
 use super::{
     Arity, LayerDef,
     channels::{Channels, keep_param_shape, top_gradient},
@@ -26,9 +28,11 @@ use super::{
 use crate::{
     LayerError, Phase, Shape,
     filler::Filler,
-    layer::{Backward, Context, Forward, Layer, ParamBlob, Params},
+    layer::{Backward, Context, Forward, Layer, ParamBlob},
     spec::BatchNormSpec,
 };
+
+use statistics::Statistics;
 
 /// The registry's entry.
 pub(super) const DEF: LayerDef = LayerDef {
@@ -46,9 +50,8 @@ pub struct BatchNorm {
     spec: BatchNormSpec,
     channels: Channels,
     /// The shape of the first two parameters, once it is known.
-    statistics: Option<Shape>,
-    mean: Vec<f32>,
-    variance: Vec<f32>,
+    param_shape: Option<Shape>,
+    statistics: Statistics,
     /// `1 / √(variance + eps)`, which backward needs too.
     inverse_std: Vec<f32>,
     /// What backward takes away from each gradient: a constant, and a multiple of y.
@@ -62,9 +65,8 @@ impl BatchNorm {
         Self {
             spec: spec.clone(),
             channels: Channels::default(),
-            statistics: None,
-            mean: Vec::new(),
-            variance: Vec::new(),
+            param_shape: None,
+            statistics: Statistics::default(),
             inverse_std: Vec::new(),
             slopes: Default::default(),
             partial_sums: Vec::new(),
@@ -78,59 +80,6 @@ impl BatchNorm {
     /// Values a channel.
     fn values(&self) -> usize {
         self.channels.outer * self.channels.inner
-    }
-
-    /// Takes mean and variance from the parameters.
-    fn take_stored_statistics(&mut self, params: &Params<'_>) {
-        let sum_weights = params[2][0];
-        let scale = if sum_weights == 0.0 { 0.0 } else { 1.0 / sum_weights };
-        for (own, stored) in [(&mut self.mean, &params[0]), (&mut self.variance, &params[1])] {
-            own.iter_mut()
-                .zip(stored)
-                .for_each(|(own, stored)| *own = scale * stored);
-        }
-    }
-
-    /// Takes mean and variance from the batch.
-    fn take_batch_statistics(&mut self, x: &[f32]) {
-        let values = self.values() as f64;
-        let (channels, partial) = (self.channels, &mut self.partial_sums);
-        let (mean, variance) = (&mut self.mean, &mut self.variance);
-        channels.sum(
-            partial,
-            x,
-            x,
-            [],
-            #[inline(always)]
-            |x, _, []| [x],
-            |channel, [sum]| mean[channel] = (sum / values) as f32,
-        );
-        // From the mean's distances, not from the squares, whose difference would lose what a large mean leaves over.
-        channels.sum(
-            partial,
-            x,
-            x,
-            [mean],
-            #[inline(always)]
-            |x, _, [mean]| [(x - mean) * (x - mean)],
-            |channel, [sum]| variance[channel] = (sum / values) as f32,
-        );
-    }
-
-    /// Adds the batch's mean and variance to the parameters.
-    fn store_statistics(&self, params: &mut Params<'_>) {
-        let (fraction, values) = (self.spec.moving_average_fraction, self.values());
-        let unbiased = if values > 1 {
-            values as f32 / (values - 1) as f32
-        } else {
-            1.0
-        };
-        for (param, (batch, scale)) in [(&self.mean, 1.0), (&self.variance, unbiased)].into_iter().enumerate() {
-            let pairs = params.get_mut(param).iter_mut().zip(batch);
-            pairs.for_each(|(stored, batch)| *stored = scale * batch + fraction * *stored);
-        }
-        let sum_weights = &mut params.get_mut(2)[0];
-        *sum_weights = fraction * *sum_weights + 1.0;
     }
 }
 
@@ -149,9 +98,9 @@ impl Layer for BatchNorm {
             _ => Channels::new(shape, 1, 1),
         };
         let count = self.channels.count;
-        keep_param_shape(shape, Shape::from([count]), &mut self.statistics)?;
-        let computed = [&mut self.mean, &mut self.variance, &mut self.inverse_std];
-        for values in computed.into_iter().chain(&mut self.slopes) {
+        keep_param_shape(shape, Shape::from([count]), &mut self.param_shape)?;
+        self.statistics.resize(count);
+        for values in self.slopes.iter_mut().chain([&mut self.inverse_std]) {
             values.resize(count, 0.0);
         }
         Ok(vec![shape.clone()])
@@ -167,19 +116,20 @@ impl Layer for BatchNorm {
 
     fn forward(&mut self, io: &mut Forward<'_>) -> Result<(), LayerError> {
         if self.uses_stored_statistics(&io.context) {
-            self.take_stored_statistics(&io.params);
+            self.statistics.load(&io.params);
         } else {
             let x = if io.in_place { &io.top[0] } else { io.bottom.get(0) };
-            self.take_batch_statistics(x);
-            self.store_statistics(&mut io.params);
+            self.statistics.measure(self.channels, &mut self.partial_sums, x);
+            let fraction = self.spec.moving_average_fraction;
+            self.statistics.store(&mut io.params, fraction, self.values());
         }
-        for (inverse_std, variance) in self.inverse_std.iter_mut().zip(&self.variance) {
+        for (inverse_std, variance) in self.inverse_std.iter_mut().zip(&self.statistics.variance) {
             *inverse_std = 1.0 / (variance + self.spec.eps).sqrt();
         }
         self.channels.map(
             (!io.in_place).then(|| io.bottom.get(0)),
             &mut io.top[0],
-            [&self.mean, &self.inverse_std],
+            [&self.statistics.mean, &self.inverse_std],
             #[inline(always)]
             |x, [mean, inverse_std]| (x - mean) * inverse_std,
         );

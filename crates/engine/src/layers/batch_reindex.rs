@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::{Arity, LayerDef, index};
 use crate::{
     LayerError, Shape,
-    layer::{Backward, Forward, Layer},
+    layer::{Backward, BottomGradient, Forward, Layer},
     spec::LayerKind,
 };
 
@@ -89,8 +89,11 @@ impl Layer for BatchReindex {
         });
     }
 
-    fn accepts_gradient(&self, bottom: usize) -> bool {
-        bottom == 0
+    fn bottom_gradient(&self, bottom: usize) -> BottomGradient {
+        match bottom {
+            1 => BottomGradient::Label("indices"),
+            _ => BottomGradient::Computed,
+        }
     }
 }
 

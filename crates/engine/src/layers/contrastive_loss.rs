@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use super::{Arity, LayerDef};
 use crate::{
     LayerError, Shape,
-    layer::{Backward, Forward, Layer},
+    layer::{Backward, BottomGradient, Forward, Layer},
     spec::ContrastiveLossSpec,
 };
 
@@ -134,8 +134,11 @@ impl Layer for ContrastiveLoss {
         }
     }
 
-    fn accepts_gradient(&self, bottom: usize) -> bool {
-        bottom != 2
+    fn bottom_gradient(&self, bottom: usize) -> BottomGradient {
+        match bottom {
+            2 => BottomGradient::Label("labels"),
+            _ => BottomGradient::Computed,
+        }
     }
 }
 

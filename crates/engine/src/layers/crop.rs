@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use super::{Arity, LayerDef};
 use crate::{
     LayerError, Shape,
-    layer::{Backward, Forward, Layer},
+    layer::{Backward, BottomGradient, Forward, Layer},
     spec::CropSpec,
 };
 
@@ -165,8 +165,11 @@ impl Layer for Crop {
         });
     }
 
-    fn accepts_gradient(&self, bottom: usize) -> bool {
-        bottom == 0
+    fn bottom_gradient(&self, bottom: usize) -> BottomGradient {
+        match bottom {
+            0 => BottomGradient::Computed,
+            _ => BottomGradient::Zero,
+        }
     }
 }
 

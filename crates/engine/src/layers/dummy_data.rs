@@ -83,6 +83,40 @@ mod tests {
         assert_ne!(first["r"], second["r"]);
     }
 
+    /// Over several passes, so that equal values in each would show.
+    #[test]
+    fn random_tops_have_their_fillers_distribution() {
+        let mut net = net("layer { name: 'L' type: 'DummyData' top: 'u' top: 'g'
+               dummy_data_param { shape { dim: 100 dim: 50 }
+                 data_filler { type: 'uniform' min: -1 max: 3 } data_filler { type: 'gaussian' mean: 2 std: 0.5 } } }")
+        .unwrap();
+        let (mut uniform, mut gaussian) = (Vec::new(), Vec::new());
+        for pass in 0..8 {
+            net.set_random_pass(1, pass);
+            let mut blobs = run(&mut net, &[]).unwrap();
+            uniform.append(blobs.get_mut("u").unwrap());
+            gaussian.append(blobs.get_mut("g").unwrap());
+        }
+        let n = uniform.len() as f64;
+        let share_below = |values: &[f32], bound: f32| values.iter().filter(|value| **value < bound).count() as f64 / n;
+        // Shares of the standard normal distribution; five standard deviations of a share are 0.0125.
+        for (values, bound, expected) in [
+            (&uniform, -1.0, 0.0),
+            (&uniform, 0.0, 0.25),
+            (&uniform, 2.0, 0.75),
+            (&uniform, 3.0, 1.0),
+            (&gaussian, 1.5, 0.1587),
+            (&gaussian, 2.0, 0.5),
+            (&gaussian, 3.0, 0.9772),
+        ] {
+            let found = share_below(values, bound);
+            assert!(
+                (found - expected).abs() < 0.0125,
+                "{found} below {bound}, not {expected}"
+            );
+        }
+    }
+
     #[test]
     fn one_shape_serves_all_tops_or_each_has_its_own() {
         let build = |param: &str| {

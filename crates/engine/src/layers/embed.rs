@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use super::{Arity, LayerDef, index};
 use crate::{
     LayerError, Shape, kernels,
-    layer::{Backward, Forward, Layer, ParamBlob},
+    layer::{Backward, BottomGradient, Forward, Layer, ParamBlob},
     spec::EmbedSpec,
 };
 
@@ -112,8 +112,8 @@ impl Layer for Embed {
         }
     }
 
-    fn accepts_gradient(&self, _bottom: usize) -> bool {
-        false
+    fn bottom_gradient(&self, _bottom: usize) -> BottomGradient {
+        BottomGradient::Label("indices")
     }
 }
 

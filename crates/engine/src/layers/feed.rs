@@ -1,4 +1,33 @@
 //! CoSData, Data, HDF5Data, ImageData, Input, MemoryData and WindowData: blobs that are filled from outside the net.
+//!
+//! ```prototxt
+//! layer {
+//!   name: "rows" type: "CoSData" top: "data" top: "label"
+//!   cos_data_param {
+//!     batch_size: 64
+//!     top { name: "data" type: ENCODED_IMAGE channels: 3 height: 32 width: 32 }
+//!     top { name: "label" type: INT sample_num_axes: 0 }
+//!   }
+//! }
+//! layer {
+//!   name: "records" type: "Data" top: "data" top: "label" transform_param { scale: 0.00390625 mirror: true }
+//!   data_param { source: "mnist_train_lmdb" batch_size: 64 backend: LMDB }
+//! }
+//! layer { name: "arrays" type: "HDF5Data" top: "data" top: "label" hdf5_data_param { source: "files.txt" batch_size: 64 } }
+//! layer {
+//!   name: "images" type: "ImageData" top: "data" top: "label" transform_param { crop_size: 227 }
+//!   image_data_param { source: "list.txt" root_folder: "images/" batch_size: 32 new_height: 256 new_width: 256 }
+//! }
+//! layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 10 dim: 3 dim: 227 dim: 227 } } }
+//! layer {
+//!   name: "memory" type: "MemoryData" top: "data" top: "label"
+//!   memory_data_param { batch_size: 64 channels: 1 height: 28 width: 28 }
+//! }
+//! layer {
+//!   name: "windows" type: "WindowData" top: "data" top: "label" transform_param { crop_size: 227 }
+//!   window_data_param { source: "windows.txt" batch_size: 128 context_pad: 16 fg_fraction: 0.25 }
+//! }
+//! ```
 
 use super::{Arity, LayerDef};
 use crate::{

@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use super::{Arity, LayerDef};
 use crate::{
     LayerError, Shape,
-    layer::{Backward, Blobs, Forward, Layer},
+    layer::{Backward, Blobs, BottomGradient, Forward, Layer},
     spec::FilterSpec,
 };
 
@@ -118,8 +118,12 @@ impl Layer for Filter {
         }
     }
 
-    fn accepts_gradient(&self, bottom: usize) -> bool {
-        bottom < self.num_tops
+    fn bottom_gradient(&self, bottom: usize) -> BottomGradient {
+        if bottom < self.num_tops {
+            BottomGradient::Computed
+        } else {
+            BottomGradient::Label("a selector")
+        }
     }
 }
 

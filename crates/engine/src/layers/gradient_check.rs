@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use sparknet_proto::{caffe::NetParameter, text, upgrade};
 
-use super::{Arity, Fill, GradientCase, Gradients, LAYERS, LayerDef, build};
+use super::{Fill, GradientCase, Gradients, LAYERS, LayerDef, build};
 use crate::{
     Net, NetSpec, NetState, Phase, Shape, SpecError,
-    layer::{Backward, Blobs, Context, Forward, Layer, Params},
+    layer::{Backward, Blobs, BottomGradient, Context, Forward, Layer, Params},
     net::NoData,
     plan::Plan,
     random,
@@ -17,7 +17,7 @@ use crate::{
 const SEED: u64 = 1;
 
 /// The spec of a prototxt in the phase TRAIN; the error is what a user would read.
-fn spec(prototxt: &str) -> Result<NetSpec, SpecError> {
+pub fn spec(prototxt: &str) -> Result<NetSpec, SpecError> {
     let message: NetParameter = text::parse("test", prototxt).unwrap_or_else(|error| panic!("{error}"));
     NetSpec::from_proto(&upgrade::net(message).unwrap(), NetState::new(Phase::Train))
 }
@@ -63,7 +63,7 @@ fn cases() -> impl Iterator<Item = (String, &'static LayerDef, &'static Gradient
 }
 
 /// The layer of a case, its bottoms b0, b1 … and its tops as given.
-fn layer_text(def: &LayerDef, params: &str, bottoms: usize, tops: &[String]) -> String {
+pub fn layer_text(def: &LayerDef, params: &str, bottoms: usize, tops: &[String]) -> String {
     let bottoms: String = (0..bottoms).map(|i| format!("bottom: 'b{i}' ")).collect();
     let tops: String = tops.iter().map(|top| format!("top: '{top}' ")).collect();
     format!(
@@ -191,6 +191,11 @@ fn forward_backward(net: &mut Net, case: &GradientCase) {
     net.backward();
 }
 
+/// Whether a layer has a gradient for a bottom.
+fn computes(layer: &dyn Layer, bottom: usize) -> bool {
+    layer.bottom_gradient(bottom) == BottomGradient::Computed
+}
+
 fn the_layer(net: &Net) -> Box<dyn Layer> {
     build(&net.spec().layers.iter().find(|layer| layer.name == "L").unwrap().kind)
 }
@@ -233,7 +238,7 @@ fn check_case(name: &str, def: &LayerDef, case: &GradientCase) {
     forward_backward(&mut net, case);
     let layer = the_layer(&net);
     let mut checked = 0;
-    for bottom in (0..case.bottoms.len()).filter(|bottom| layer.accepts_gradient(*bottom)) {
+    for bottom in (0..case.bottoms.len()).filter(|bottom| computes(&*layer, *bottom)) {
         let blob = format!("b{bottom}");
         let gradient = net.blob_diff(&blob).unwrap().to_vec();
         check(&format!("{name}: {blob}"), &mut net, case, &gradient, |net, i| {
@@ -250,16 +255,6 @@ fn check_case(name: &str, def: &LayerDef, case: &GradientCase) {
         checked + gradient.len() > 0,
         "{name} has no gradient: use Gradients::None"
     );
-}
-
-#[test]
-fn every_layer_has_gradient_cases() {
-    for def in LAYERS {
-        match def.gradients {
-            Gradients::Check(cases) => assert!(!cases.is_empty(), "{} has no GRADIENT_CASES", def.type_name),
-            Gradients::None(reason) => assert!(!reason.is_empty(), "{} has no reason", def.type_name),
-        }
-    }
 }
 
 #[test]
@@ -289,7 +284,7 @@ fn tops_and_bottom_gradients_are_overwritten_and_parameter_gradients_added_to() 
         let (once, gradients) = (snapshot(&net), net.gradient_arena().to_vec());
 
         let layer = the_layer(&net);
-        for bottom in (0..case.bottoms.len()).filter(|bottom| layer.accepts_gradient(*bottom)) {
+        for bottom in (0..case.bottoms.len()).filter(|bottom| computes(&*layer, *bottom)) {
             net.blob_diff_mut(&format!("b{bottom}")).unwrap().fill(f32::NAN);
         }
         for top in 0..case.tops {
@@ -380,9 +375,7 @@ fn gradients_that_are_not_wanted_are_left_alone_and_change_no_other() {
         fill_net(&mut net, case);
         net.forward().unwrap();
         let mut alone = Alone::new(&net, case);
-        let all: Vec<bool> = (0..case.bottoms.len())
-            .map(|i| alone.layer.accepts_gradient(i))
-            .collect();
+        let all: Vec<bool> = (0..case.bottoms.len()).map(|i| computes(&*alone.layer, i)).collect();
         let (full, full_params) = alone.gradients(&all, true);
         assert!(
             !full.concat().iter().any(|value| value.is_nan()),
@@ -470,127 +463,5 @@ fn batches_of_nothing_have_shapes() {
         let tops = layer.reshape(&full);
         let expected = net.blob_shape("t0").ok();
         assert_eq!(tops.ok().as_ref().and_then(|tops| tops.first()), expected, "{name}");
-    }
-}
-
-/// Parameters that the types without a gradient case want, and how many tops go with them.
-fn valid_params(def: &LayerDef) -> &'static str {
-    match def.gradients {
-        Gradients::Check(cases) => cases[0].params,
-        Gradients::None(_) => match def.type_name {
-            "CoSData" => "cos_data_param { batch_size: 1 top { name: 'c' type: INT sample_num_axes: 0 } }",
-            "Data" => "data_param { source: 'db' batch_size: 1 }",
-            "DummyData" => "dummy_data_param { shape { dim: 1 } }",
-            "ImageData" => "image_data_param { source: 'list' }",
-            "HDF5Data" => "hdf5_data_param { source: 'list' batch_size: 1 }",
-            "HDF5Output" => "hdf5_output_param { file_name: 'f.h5' }",
-            "Input" => "input_param { shape { dim: 1 } }",
-            "MemoryData" => "memory_data_param { batch_size: 1 channels: 1 height: 1 width: 1 }",
-            "WindowData" => "window_data_param { source: 'list' batch_size: 1 } transform_param { crop_size: 8 }",
-            "Python" => "python_param { module: 'm' layer: 'L' }",
-            _ => "",
-        },
-    }
-}
-
-/// Counts that an arity does not allow.
-fn wrong_counts(arity: Arity) -> Vec<usize> {
-    match arity {
-        Arity::Exactly(0) => vec![1],
-        Arity::Exactly(n) => vec![n - 1, n + 1],
-        Arity::AtLeast(n) => (0..n).collect(),
-        Arity::Between(low, high) => (0..low).chain([high + 1]).collect(),
-    }
-}
-
-/// A count that an arity allows.
-fn right_count(arity: Arity) -> usize {
-    match arity {
-        Arity::Exactly(n) | Arity::AtLeast(n) | Arity::Between(n, _) => n,
-    }
-}
-
-#[test]
-fn wrong_arities_are_refused_by_name() {
-    for def in LAYERS {
-        let (bottoms, tops) = (right_count(def.bottoms), right_count(def.tops));
-        let is_loss = def.type_name.ends_with("Loss");
-        let wrong_bottoms = wrong_counts(def.bottoms).into_iter().map(|wrong| (wrong, tops));
-        let wrong_tops = wrong_counts(def.tops).into_iter().map(|wrong| (bottoms, wrong));
-        // A loss without a top gets one.
-        for (bottoms, tops) in wrong_bottoms
-            .chain(wrong_tops)
-            .filter(|(_, tops)| !(is_loss && *tops == 0))
-        {
-            let names: Vec<String> = (0..tops).map(|i| format!("t{i}")).collect();
-            let text = layer_text(def, valid_params(def), bottoms, &names);
-            let error = spec(&text).err().unwrap_or_else(|| panic!("taken: {text}"));
-            let (type_name, message) = (def.type_name, error.to_string());
-            assert!(message.starts_with(&format!("layer 'L' ({type_name})")), "{message}");
-            // Where the number of tops or bottoms goes with a list, the list may be named first.
-            assert!(
-                matches!(error, SpecError::Arity { .. } | SpecError::Field { .. }),
-                "{message}"
-            );
-        }
-    }
-}
-
-#[test]
-fn wrong_fields_are_refused_by_name() {
-    for def in LAYERS {
-        let bottoms = right_count(def.bottoms);
-        let names: Vec<String> = (0..right_count(def.tops)).map(|i| format!("t{i}")).collect();
-        let weights = "loss_weight: 1 ".repeat(names.len() + 1);
-        let propagate = "propagate_down: true ".repeat(bottoms + 1);
-        // Fields that a layer of any type may have, and one of each type that may be wrong by itself.
-        let own = match def.type_name {
-            "Accuracy" => "accuracy_param { top_k: 0 }",
-            "BatchNorm" => "param { lr_mult: 0 } param { lr_mult: 1 }",
-            "Bias" => "bias_param { num_axes: -2 }",
-            "Clip" => "clip_param { min: 1 max: -1 }",
-            "ArgMax" => "argmax_param { top_k: 0 }",
-            "Concat" => "concat_param { axis: 0 concat_dim: 1 }",
-            "Convolution" => "convolution_param { num_output: 4 group: 3 kernel_size: 1 }",
-            "CoSData" => "cos_data_param { batch_size: 1 top { name: 'c' type: STRING } }",
-            "Data" => "data_param { batch_size: 1 }",
-            "Deconvolution" => "convolution_param { num_output: 4 kernel_size: 0 }",
-            "Dropout" => "dropout_param { dropout_ratio: 1 }",
-            "DummyData" => "dummy_data_param { shape { dim: -1 } }",
-            "Eltwise" => "eltwise_param { operation: MAX coeff: 1 coeff: 2 }",
-            "Exp" => "exp_param { base: 0 }",
-            "InfogainLoss" => "loss_param { normalize: true }",
-            "ImageData" => "image_data_param { source: 'list' new_height: 1 }",
-            "HDF5Data" => "hdf5_data_param { batch_size: 1 }",
-            "HDF5Output" => "hdf5_output_param { }",
-            "InnerProduct" => "inner_product_param { num_output: 0 }",
-            "Input" => "input_param { shape { dim: 3 dim: -1 } }",
-            "LRN" => "lrn_param { local_size: 4 }",
-            "Log" => "log_param { base: 1 }",
-            "MemoryData" => "memory_data_param { batch_size: 1 channels: 1 height: 1 }",
-            "PReLU" => "prelu_param { filler { type: 'none' } }",
-            "Pooling" => "pooling_param { kernel_size: 2 pad: 2 }",
-            "Scale" => "scale_param { num_axes: -2 }",
-            "Embed" => "embed_param { num_output: 4 }",
-            "Im2col" => "convolution_param { stride: 1 }",
-            "LSTM" | "RNN" => "recurrent_param { num_output: 4 expose_hidden: true }",
-            "Parameter" => "parameter_param { shape { dim: 0 } }",
-            "Reshape" => "reshape_param { shape { dim: -2 } }",
-            "SPP" => "spp_param { pyramid_height: 0 }",
-            "Python" => "python_param { module: 'm' }",
-            "Slice" => "slice_param { axis: 0 slice_dim: 1 }",
-            "Tile" => "tile_param { tiles: 0 }",
-            "WindowData" => {
-                "window_data_param { source: 'list' batch_size: 1 context_pad: 4 } transform_param { crop_size: 8 }"
-            }
-            _ => &weights,
-        };
-        for wrong in [own, &weights, &propagate] {
-            let params = if wrong == own { "" } else { valid_params(def) };
-            let text = layer_text(def, &format!("{params} {wrong}"), bottoms, &names);
-            let error = spec(&text).err().unwrap_or_else(|| panic!("taken: {text}"));
-            let (type_name, message) = (def.type_name, error.to_string());
-            assert!(message.starts_with(&format!("layer 'L' ({type_name}): ")), "{message}");
-        }
     }
 }

@@ -11,7 +11,7 @@
 use super::{Arity, LayerDef};
 use crate::{
     LayerError, Shape,
-    layer::{Backward, Forward, Layer, RowSink},
+    layer::{Backward, BottomGradient, Forward, Layer, RowSink},
     spec::Hdf5OutputSpec,
 };
 
@@ -73,8 +73,8 @@ impl Layer for Hdf5Output {
 
     fn backward(&mut self, _io: &mut Backward<'_>) {}
 
-    fn accepts_gradient(&self, _bottom: usize) -> bool {
-        false
+    fn bottom_gradient(&self, _bottom: usize) -> BottomGradient {
+        BottomGradient::Zero
     }
 
     fn set_row_sink(&mut self, sink: Box<dyn RowSink>) {

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::{Arity, LayerDef, label};
 use crate::{
     LayerError, Shape,
-    layer::{Backward, Forward, Layer},
+    layer::{Backward, BottomGradient, Forward, Layer},
     spec::HingeLossSpec,
 };
 
@@ -93,8 +93,11 @@ impl Layer for HingeLoss {
         });
     }
 
-    fn accepts_gradient(&self, bottom: usize) -> bool {
-        bottom == 0
+    fn bottom_gradient(&self, bottom: usize) -> BottomGradient {
+        match bottom {
+            1 => BottomGradient::Label("labels"),
+            _ => BottomGradient::Computed,
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use sparknet_proto::{binary, caffe::BlobProto};
 use super::{Arity, LayerDef, label, multinomial_logistic_loss::at_least, softmax::softmax};
 use crate::{
     LayerError, Shape,
-    layer::{Backward, Forward, Layer},
+    layer::{Backward, BottomGradient, Forward, Layer},
     spec::InfogainLossSpec,
     weights::read_blob,
 };
@@ -160,8 +160,16 @@ impl Layer for InfogainLoss {
             });
     }
 
-    fn accepts_gradient(&self, bottom: usize) -> bool {
-        bottom == 0
+    fn takes_gradient(&self, top: usize) -> bool {
+        top == 0
+    }
+
+    fn bottom_gradient(&self, bottom: usize) -> BottomGradient {
+        match bottom {
+            0 => BottomGradient::Computed,
+            1 => BottomGradient::Label("labels"),
+            _ => BottomGradient::Label("an infogain matrix"),
+        }
     }
 }
 

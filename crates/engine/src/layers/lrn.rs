@@ -11,7 +11,9 @@
 //! }
 //! ```
 
-use std::ops::Range;
+mod across_channels;
+mod formula;
+mod within_channel;
 
 use rayon::prelude::*;
 
@@ -22,6 +24,8 @@ use crate::{
     layer::{Backward, Forward, Layer},
     spec::LrnSpec,
 };
+
+use formula::Formula;
 
 /// The registry's entry.
 pub(super) const DEF: LayerDef = LayerDef {
@@ -34,13 +38,7 @@ pub(super) const DEF: LayerDef = LayerDef {
     gradients: super::Gradients::Check(GRADIENT_CASES),
 };
 
-/// Across channels, so many positions are worked on at once, in all channels: what is needed of them stays in the cache.
-const BLOCK: usize = 128;
-
-/// Images of no more values are worked on whole: their channels need not be worked on one by one, each with a rest.
-const MAX_WHOLE_IMAGE: usize = 128 << 10;
-
-/// Within a channel, about so many values are.
+/// Within channels, about so many values are worked on at once.
 const PLANES_COUNT: usize = 8192;
 
 /// Normalises each value by its neighbours' squares.
@@ -59,14 +57,6 @@ pub struct Lrn {
     windows: Windows,
     /// Each thread's buffers.
     buffers: Vec<Buffers>,
-}
-
-/// y = x · s^-beta with s = constant + factor · Σ x².
-#[derive(Clone, Copy)]
-struct Formula {
-    constant: f32,
-    factor: f32,
-    beta: f32,
 }
 
 /// Of the values that are worked on at once, which have no neighbours but each other.
@@ -124,23 +114,6 @@ impl Lrn {
             buffers.terms.resize(buffer_count, 0.0);
         }
         (at_once, self.images.div_ceil(threads).max(1) * image)
-    }
-
-    /// How many positions are worked on at once across channels.
-    fn block(&self) -> usize {
-        if self.channels * self.plane <= MAX_WHOLE_IMAGE {
-            self.plane
-        } else {
-            BLOCK.min(self.plane)
-        }
-    }
-
-    /// The blocks of positions of `images`, as the offset of the first channel's and their number.
-    fn blocks(&self, images: &[f32]) -> impl Iterator<Item = (usize, usize)> + use<> {
-        let (image, plane, block) = (self.channels * self.plane, self.plane, self.block());
-        let starts = move |image| (0..plane).step_by(block).map(move |start| (image, start));
-        let starts = (0..images.len()).step_by(image).flat_map(starts);
-        starts.map(move |(image, start)| (image + start, block.min(plane - start)))
     }
 }
 
@@ -226,165 +199,6 @@ impl Layer for Lrn {
     }
 }
 
-/// Within channels: `x`, `dy`, `y` and `dx` are whole channels (h, w).
-impl Lrn {
-    #[inline(always)]
-    fn forward_planes(&self, buffers: &mut Buffers, x: &[f32], y: &mut [f32]) {
-        let sums = &mut buffers.scale[..x.len()];
-        add_up([x].into_iter(), |x| x * x, y);
-        self.windows.sum(&mut buffers.rows, y, sums);
-        self.formula.normalize(sums, x, y);
-    }
-
-    #[inline(always)]
-    fn backward_planes(&self, buffers: &mut Buffers, values: [&[f32]; 2], dx: &mut [f32]) {
-        let (scale, terms) = (&mut buffers.scale[..dx.len()], &mut buffers.terms[..dx.len()]);
-        add_up([values[0]].into_iter(), |x| x * x, terms);
-        self.windows.sum(&mut buffers.rows, terms, scale);
-        self.formula.gradient_terms(values, scale, terms);
-        self.windows.sum(&mut buffers.rows, terms, dx);
-        self.formula.gradient(values, scale, dx);
-    }
-}
-
-/// Across channels: a block of positions from `start` on, in all channels of an image.
-impl Lrn {
-    /// The channels around channel `index`.
-    fn around(&self, index: usize) -> Range<usize> {
-        index.saturating_sub(self.reach)..(index + self.reach + 1).min(self.channels)
-    }
-
-    /// How many runs of neighbouring values a block consists of, and their length: one run if it is a whole image.
-    fn lines(&self, count: usize) -> (usize, usize) {
-        if count == self.plane {
-            (1, self.channels * count)
-        } else {
-            (self.channels, count)
-        }
-    }
-
-    /// For each channel of a block, the squares of the channels around it, added up.
-    #[inline(always)]
-    fn sum_squares(&self, [start, count]: [usize; 2], x: &[f32], sums: &mut [f32]) {
-        for channel in 0..self.channels {
-            let x_of = |channel: usize| &x[start + channel * self.plane..][..count];
-            let sums = &mut sums[channel * count..][..count];
-            add_up(self.around(channel).map(x_of), |x| x * x, sums);
-        }
-    }
-
-    #[inline(always)]
-    fn forward_block(&self, buffers: &mut Buffers, [start, count]: [usize; 2], x: &[f32], y: &mut [f32]) {
-        let (plane, scale) = (self.plane, &mut buffers.scale);
-        self.sum_squares([start, count], x, scale);
-        let (lines, length) = self.lines(count);
-        for line in 0..lines {
-            let values = start + line * plane..start + line * plane + length;
-            let sums = &scale[line * count..][..length];
-            self.formula.normalize(sums, &x[values.clone()], &mut y[values]);
-        }
-    }
-
-    #[inline(always)]
-    fn backward_block(&self, buffers: &mut Buffers, [start, count]: [usize; 2], [x, dy]: [&[f32]; 2], dx: &mut [f32]) {
-        let (plane, Buffers { scale, terms, .. }) = (self.plane, buffers);
-        self.sum_squares([start, count], x, scale);
-        let (lines, length) = self.lines(count);
-        for line in 0..lines {
-            let values = start + line * plane..start + line * plane + length;
-            let buffer = line * count..line * count + length;
-            let (sums, terms) = (&mut scale[buffer.clone()], &mut terms[buffer]);
-            self.formula
-                .gradient_terms([&x[values.clone()], &dy[values]], sums, terms);
-        }
-        for channel in 0..self.channels {
-            let terms_of = |channel: usize| &terms[channel * count..][..count];
-            let dx = &mut dx[start + channel * plane..][..count];
-            add_up(self.around(channel).map(terms_of), |term| term, dx);
-        }
-        for line in 0..lines {
-            let values = start + line * plane..start + line * plane + length;
-            let powers = &scale[line * count..][..length];
-            self.formula
-                .gradient([&x[values.clone()], &dy[values.clone()]], powers, &mut dx[values]);
-        }
-    }
-}
-
-impl Formula {
-    /// `y = x · s^-beta`.
-    #[inline(always)]
-    fn normalize(self, sums_of_squares: &[f32], x: &[f32], y: &mut [f32]) {
-        // The exponents that nets use go without the slow `powf`.
-        match self.beta {
-            0.75 => self.normalize_by(power_of_minus_3_4, sums_of_squares, x, y),
-            0.5 => self.normalize_by(power_of_minus_1_2, sums_of_squares, x, y),
-            beta => self.normalize_by(|s| s.powf(-beta), sums_of_squares, x, y),
-        }
-    }
-
-    #[inline(always)]
-    fn normalize_by(self, power: impl Fn(f32) -> f32, sums_of_squares: &[f32], x: &[f32], y: &mut [f32]) {
-        for ((y, x), sum) in y.iter_mut().zip(x).zip(sums_of_squares) {
-            *y = power(self.constant + self.factor * sum) * x;
-        }
-    }
-
-    /// `terms = dy · y / s`; s^-beta takes the place of the sums of squares.
-    #[inline(always)]
-    fn gradient_terms(self, values: [&[f32]; 2], sums_of_squares: &mut [f32], terms: &mut [f32]) {
-        match self.beta {
-            0.75 => self.gradient_terms_by(power_of_minus_3_4, values, sums_of_squares, terms),
-            0.5 => self.gradient_terms_by(power_of_minus_1_2, values, sums_of_squares, terms),
-            beta => self.gradient_terms_by(|s| s.powf(-beta), values, sums_of_squares, terms),
-        }
-    }
-
-    #[inline(always)]
-    fn gradient_terms_by(
-        self,
-        power: impl Fn(f32) -> f32,
-        [x, dy]: [&[f32]; 2],
-        sums_of_squares: &mut [f32],
-        terms: &mut [f32],
-    ) {
-        for (((term, sum), x), dy) in terms.iter_mut().zip(sums_of_squares).zip(x).zip(dy) {
-            let s = self.constant + self.factor * *sum;
-            *sum = power(s);
-            *term = dy * x * *sum / s;
-        }
-    }
-
-    /// `dx`, in which the sums of the neighbours' terms are.
-    #[inline(always)]
-    fn gradient(self, [x, dy]: [&[f32]; 2], powers: &[f32], dx: &mut [f32]) {
-        let slope = 2.0 * self.factor * self.beta;
-        for (((dx, power), x), dy) in dx.iter_mut().zip(powers).zip(x).zip(dy) {
-            *dx = dy * power - slope * x * *dx;
-        }
-    }
-}
-
-#[inline(always)]
-fn power_of_minus_3_4(s: f32) -> f32 {
-    1.0 / (s.sqrt() * s.sqrt().sqrt())
-}
-
-#[inline(always)]
-fn power_of_minus_1_2(s: f32) -> f32 {
-    1.0 / s.sqrt()
-}
-
-/// Adds up what `f` makes of rows of equal length.
-#[inline(always)]
-fn add_up<'a>(mut rows: impl Iterator<Item = &'a [f32]>, f: impl Fn(f32) -> f32, sums: &mut [f32]) {
-    if let Some(row) = rows.next() {
-        sums.iter_mut().zip(row).for_each(|(sum, value)| *sum = f(*value));
-    }
-    for row in rows {
-        sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += f(*value));
-    }
-}
 #[cfg(test)]
 pub(super) const GRADIENT_CASES: &[super::GradientCase] = &[
     super::case(&[&[2, 7, 2, 3]], "lrn_param { local_size: 5 alpha: 1.0 beta: 0.75 }"),

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     LayerError, Shape, kernels,
-    layer::{Backward, Forward, Layer, ParamBlob},
+    layer::{Backward, BottomGradient, Forward, Layer, ParamBlob},
     spec::RecurrentSpec,
 };
 
@@ -115,8 +115,12 @@ impl Layer for Lstm {
         recurrence.backward(io, &self.gate_diff);
     }
 
-    fn accepts_gradient(&self, bottom: usize) -> bool {
-        self.recurrence.accepts_gradient(bottom)
+    fn takes_gradient(&self, top: usize) -> bool {
+        top == 0
+    }
+
+    fn bottom_gradient(&self, bottom: usize) -> BottomGradient {
+        self.recurrence.bottom_gradient(bottom)
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     LayerError, Shape,
-    layer::{Backward, Forward, Layer},
+    layer::{Backward, BottomGradient, Forward, Layer},
     spec::LayerKind,
 };
 
@@ -111,8 +111,11 @@ impl Layer for LstmUnit {
         true
     }
 
-    fn accepts_gradient(&self, bottom: usize) -> bool {
-        bottom < 2
+    fn bottom_gradient(&self, bottom: usize) -> BottomGradient {
+        match bottom {
+            2 => BottomGradient::Label("indicators of sequences"),
+            _ => BottomGradient::Computed,
+        }
     }
 }
 

@@ -78,3 +78,23 @@ pub(super) const GRADIENT_CASES: &[super::GradientCase] = &[
         fill: super::Fill::Normal,
     },
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::super::gradient_check::{net, run};
+
+    #[test]
+    fn the_top_is_the_blob_and_its_gradient_adds_up() {
+        let mut net = net("force_backward: true
+            layer { name: 'L' type: 'Parameter' top: 'y' parameter_param { shape { dim: 3 } } }")
+        .unwrap();
+        assert_eq!(run(&mut net, &[]).unwrap()["y"], [0.0; 3], "it begins with zeros");
+        net.param_arena_mut().copy_from_slice(&[1.0, -2.0, 3.0]);
+        assert_eq!(run(&mut net, &[]).unwrap()["y"], [1.0, -2.0, 3.0]);
+        for expected in [[0.5; 3], [1.0; 3]] {
+            net.blob_diff_mut("y").unwrap().fill(0.5);
+            net.backward();
+            assert_eq!(net.gradient_arena(), expected);
+        }
+    }
+}

@@ -1,6 +1,9 @@
 //! The patches of images that kernels slide over, over any number of spatial axes: where they lie in a padded copy of
 //! the image, a matrix of them (im2col) and their sum (col2im).
 
+mod padded_image;
+mod plane;
+
 use std::ops::Range;
 
 use crate::{
@@ -11,6 +14,9 @@ use crate::{
     },
     spec::ConvolutionSpec,
 };
+
+pub use padded_image::PaddedImage;
+use plane::Plane;
 
 /// What a kernel meets on its way over one channel.
 #[derive(Default)]
@@ -218,36 +224,7 @@ impl Patches {
 
     /// How a channel and its padding are to lie for patches to be read from there.
     pub fn padded_image(&self) -> PaddedImage {
-        let (outer, width) = self.axes.split_at(self.axes.len() - 1);
-        let width = width[0];
-        let is_image = self.axes.iter().all(|axis| axis.pad == 0) && width.stride == 1;
-        let reach = |axis: &Axis| (axis.output - 1) * axis.stride + (axis.kernel - 1) * axis.dilation + 1;
-        let extents: Vec<usize> = outer
-            .iter()
-            .map(|axis| if is_image { axis.input } else { reach(axis) })
-            .collect();
-        let phase_width = if is_image {
-            width.input
-        } else {
-            reach(&width).div_ceil(width.stride)
-        };
-        let row = phase_width * width.stride;
-        let mut taps = vec![0];
-        let mut positions = vec![0];
-        for (axis, extent) in outer.iter().zip(&extents) {
-            taps = products(&taps, *extent, axis.kernel, |tap| tap * axis.dilation);
-            positions = products(&positions, *extent, axis.output, |output| output * axis.stride);
-        }
-        let phase = |x: usize| x % width.stride * phase_width + x / width.stride;
-        PaddedImage {
-            is_image,
-            channel_size: extents.iter().product::<usize>() * row,
-            taps: products(&taps, row, width.kernel, |tap| phase(tap * width.dilation)),
-            positions: products(&positions, row, width.output, |output| output),
-            axes: self.axes.clone(),
-            extents,
-            phase_width,
-        }
+        PaddedImage::new(&self.axes)
     }
 
     /// Calls `f` for every innermost plane of a channel's columns, with where the input plane lies that it meets, if
@@ -293,72 +270,6 @@ pub fn each_axis(
     }
 }
 
-/// For each start and each of `count` indices: the start, scaled by the extent of the index, plus what `f` makes of it.
-fn products(starts: &[usize], extent: usize, count: usize, f: impl Fn(usize) -> usize) -> Vec<usize> {
-    let mut all = Vec::with_capacity(starts.len() * count);
-    for start in starts {
-        all.extend((0..count).map(|index| start * extent + f(index)));
-    }
-    all
-}
-
-/// How a channel lies with its padding: the value that tap `t` meets at output position `p` is at `taps[t] +
-/// positions[p]`. With a stride of `s` along the rows, each row lies as `s` parts, every `s`th value in each, so that
-/// neighbouring outputs meet neighbouring values.
-#[derive(Default)]
-pub struct PaddedImage {
-    /// Whether the channel itself lies so: no copy is needed.
-    pub is_image: bool,
-    /// Values in a channel.
-    pub channel_size: usize,
-    /// One for each position of the kernel.
-    pub taps: Vec<usize>,
-    /// One for each position of the output.
-    pub positions: Vec<usize>,
-    axes: Vec<Axis>,
-    /// Of all axes but the last, with their padding.
-    extents: Vec<usize>,
-    /// Values in one of the parts of a row.
-    phase_width: usize,
-}
-
-impl PaddedImage {
-    /// Copies a channel to its place in the padding, which is left as it is. What no patch meets is left out.
-    pub fn copy(&self, channel: &[f32], padded: &mut [f32]) {
-        let (outer, width) = self.axes.split_at(self.axes.len() - 1);
-        let width = width[0];
-        let row_size = self.phase_width * width.stride;
-        for (row, from) in channel.chunks_exact(width.input.max(1)).enumerate() {
-            let (mut index, mut place, mut scale, mut is_met) = (row, 0, row_size, true);
-            for (axis, extent) in outer.iter().zip(&self.extents).rev() {
-                let position = index % axis.input + axis.pad;
-                is_met &= position < *extent;
-                place += position * scale;
-                scale *= extent;
-                index /= axis.input;
-            }
-            if !is_met {
-                continue;
-            }
-            let to = &mut padded[place..place + row_size];
-            if width.stride == 1 {
-                let count = from.len().min(row_size.saturating_sub(width.pad));
-                to[width.pad..][..count].copy_from_slice(&from[..count]);
-                continue;
-            }
-            for (first, from) in (0..from.len().min(width.stride)).map(|first| (first, &from[first..])) {
-                let start = first + width.pad;
-                let to = &mut to[start % width.stride * self.phase_width..][..self.phase_width];
-                let from = from.iter().step_by(width.stride);
-                to.iter_mut()
-                    .skip(start / width.stride)
-                    .zip(from)
-                    .for_each(|(to, from)| *to = *from);
-            }
-        }
-    }
-}
-
 /// The index of the input over `axes` that kernel index `tap` meets for output index `output`; `None` in the padding.
 fn outer_input(axes: &[Axis], mut tap: usize, mut output: usize) -> Option<usize> {
     let (mut input, mut scale) = (0, 1);
@@ -371,102 +282,4 @@ fn outer_input(axes: &[Axis], mut tap: usize, mut output: usize) -> Option<usize
         output /= axis.output;
     }
     Some(input)
-}
-
-/// What one position of the kernel meets of a plane (h, w).
-struct Plane {
-    height: Axis,
-    width: Axis,
-    rows: Range<usize>,
-    first_row: usize,
-    columns: Range<usize>,
-    first_column: usize,
-}
-
-impl Plane {
-    fn new(height: Axis, width: Axis, height_tap: usize, width_tap: usize) -> Self {
-        let (rows, first_row) = height.inside(height_tap);
-        let (columns, first_column) = width.inside(width_tap);
-        Self {
-            height,
-            width,
-            rows,
-            first_row,
-            columns,
-            first_column,
-        }
-    }
-
-    /// Whether the rows that meet each other follow each other without a gap on both sides, so that all can be taken as
-    /// one, but for their ends in the padding.
-    fn is_contiguous(&self) -> bool {
-        let (height, width) = (&self.height, &self.width);
-        height.stride == 1 && width.stride == 1 && width.input == width.output && !self.columns.is_empty()
-    }
-
-    /// The part of the outputs, flat, from the first to the last that meets an input, where [`Self::is_contiguous`].
-    fn span(&self) -> Range<usize> {
-        let width = self.width.output;
-        self.rows.start * width + self.columns.start..(self.rows.end - 1) * width + self.columns.end
-    }
-
-    /// Sets what lies in the padding left and right of the input to zero.
-    fn clear_sides(&self, output: &mut [f32]) {
-        let width = self.width.output;
-        for row in output[self.rows.start * width..self.rows.end * width].chunks_exact_mut(width) {
-            row[..self.columns.start].fill(0.0);
-            row[self.columns.end..].fill(0.0);
-        }
-    }
-
-    /// Copies the inputs to the outputs that meet them.
-    fn copy(&self, input: &[f32], output: &mut [f32]) {
-        let (width, stride) = (self.width.output, self.width.stride);
-        for (i, row) in self.rows.clone().enumerate() {
-            let from = &input[(self.first_row + i * self.height.stride) * self.width.input + self.first_column..];
-            let to = &mut output[row * width..][self.columns.clone()];
-            if stride == 1 {
-                to.copy_from_slice(&from[..to.len()]);
-            } else {
-                to.iter_mut()
-                    .zip(from.iter().step_by(stride))
-                    .for_each(|(to, from)| *to = *from);
-            }
-        }
-    }
-
-    /// Adds the outputs to the inputs that they meet.
-    fn add(&self, output: &mut [f32], input: &mut [f32]) {
-        let (width, stride) = (self.width.output, self.width.stride);
-        if self.rows.is_empty() {
-            return;
-        }
-        if self.is_contiguous() {
-            self.clear_sides(output);
-            let first = self.first_row * width + self.first_column;
-            add_all(&mut input[first..], &output[self.span()]);
-            return;
-        }
-        for (i, row) in self.rows.clone().enumerate() {
-            let to = &mut input[(self.first_row + i * self.height.stride) * self.width.input + self.first_column..];
-            let from = &output[row * width..][self.columns.clone()];
-            if stride == 1 {
-                add_all(to, from);
-            } else {
-                to.iter_mut()
-                    .step_by(stride)
-                    .zip(from)
-                    .for_each(|(to, from)| *to += from);
-            }
-        }
-    }
-}
-
-/// By eights first: rows are often so short that a loop of the compiler's own would spend its time around them.
-fn add_all(to: &mut [f32], from: &[f32]) {
-    let (to, from) = (to[..from.len()].as_chunks_mut::<8>(), from.as_chunks::<8>());
-    for (to, from) in to.0.iter_mut().zip(from.0) {
-        to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
-    }
-    to.1.iter_mut().zip(from.1).for_each(|(to, from)| *to += from);
 }

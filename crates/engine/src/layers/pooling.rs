@@ -167,6 +167,10 @@ impl Layer for Pooling {
     fn reads_top_in_backward(&self) -> bool {
         self.spec.method == PoolingMethod::Stochastic
     }
+
+    fn takes_gradient(&self, top: usize) -> bool {
+        top == 0
+    }
 }
 
 #[cfg(test)]

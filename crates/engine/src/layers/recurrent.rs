@@ -4,6 +4,9 @@
 //! Caffe unrolls a net over the steps. Here the inputs of all steps are multiplied in one product before the steps run
 //! one by one, and the gradients of all weights in one after them.
 
+mod gradients;
+mod sequences;
+
 use rayon::prelude::*;
 
 use super::{
@@ -13,9 +16,11 @@ use super::{
 use crate::{
     LayerError, Shape,
     kernels::{self, Matrix, Workspace},
-    layer::{Backward, Forward, ParamBlob},
+    layer::{BottomGradient, Forward, ParamBlob},
     spec::RecurrentSpec,
 };
+
+use sequences::{Sequences, wrong};
 
 /// The sequences of a batch, `n` streams of `t` steps, and what a recurrent layer remembers of them.
 pub struct Recurrence {
@@ -68,57 +73,27 @@ impl Recurrence {
 
     /// Checks the bottoms' shapes and returns the tops'. A state that still fits is kept.
     pub fn reshape(&mut self, bottom: &[&Shape]) -> Result<Vec<Shape>, LayerError> {
-        let wrong = |i: usize, fact: String| {
-            let shape = bottom[i].clone();
-            Err(LayerError::BottomShape { bottom: i, shape, fact })
-        };
-        let &[steps, streams, _, ..] = bottom[0].dims() else {
-            return wrong(0, "inputs are (steps, streams, values…)".to_owned());
-        };
-        if *bottom[1].dims() != [steps, streams] {
-            return wrong(1, format!("inputs {} want indicators ({steps}, {streams})", bottom[0]));
-        }
-        let static_input = self.spec.static_input.then(|| bottom[2]);
-        if let Some(shape) = static_input
-            && (shape.num_axes() < 2 || shape.dims()[0] != streams)
-        {
-            return wrong(
-                2,
-                format!("inputs {} want static inputs ({streams}, values…)", bottom[0]),
-            );
-        }
-        let outputs = self.spec.num_output;
-        let state = Shape::from([1, streams, outputs]);
-        for i in self.hidden_param()..bottom.len() {
-            if *bottom[i] != state {
-                return wrong(i, format!("with inputs {} a first state is {state}", bottom[0]));
-            }
-        }
-        let (inputs, static_inputs) = (
-            bottom[0].count_from(2),
-            static_input.map_or(0, |shape| shape.count_from(1)),
-        );
+        let found = Sequences::of(bottom, &self.spec, self.hidden_param())?;
+        let Sequences {
+            steps,
+            streams,
+            inputs,
+            static_inputs,
+        } = found;
         if self.inputs != 0 && (inputs, static_inputs) != (self.inputs, self.static_inputs) {
             let (was, static_was) = (self.inputs, self.static_inputs);
-            return wrong(
-                0,
-                format!(
-                    "the weights are for {was} values a step and {static_was} static ones: only steps and streams may change"
-                ),
+            let fact = format!(
+                "the weights are for {was} values a step and {static_was} static ones: only steps and streams may change"
             );
+            return Err(wrong(bottom, 0, fact));
         }
-        let weights = [inputs, static_inputs, outputs].map(|inputs| [1, inputs, self.gates]);
-        let sizes = weights.into_iter().chain([[steps + 1, streams, self.gates]]);
-        for shape in sizes.map(Shape::from) {
-            if shape.checked_count().is_none() {
-                return Err(LayerError::TooLarge { shape });
-            }
-        }
+        found.check_sizes(self.gates, self.spec.num_output)?;
         (self.inputs, self.static_inputs) = (inputs, static_inputs);
         self.resize(steps, streams);
+        let outputs = self.spec.num_output;
         let mut tops = vec![Shape::from([steps, streams, outputs])];
         if self.spec.expose_hidden {
-            tops.extend(self.states.iter().map(|_| state.clone()));
+            tops.extend(self.states.iter().map(|_| Shape::from([1, streams, outputs])));
         }
         Ok(tops)
     }
@@ -220,51 +195,14 @@ impl Recurrence {
         }
     }
 
-    /// The gradient `h_diff` of the hidden state before a step, as far as that step's gates go.
-    pub fn carry_back(&mut self, weight: &[f32], cont: &[f32], gate_diff: &[f32], h_diff: &mut [f32]) {
-        dense::input_diff(&mut self.workspaces, self.gates, weight, gate_diff, h_diff);
-        scale_streams(self.spec.num_output, cont, h_diff);
-    }
-
-    /// The gradients of the inputs, and of the parameters that [`Self::params`] lists, from that of all gates.
-    pub fn backward(&mut self, io: &mut Backward<'_>, gate_diff: &[f32]) {
-        let (width, streams, hidden_param) = (self.gates, self.streams, self.hidden_param());
-        let workspaces = &mut self.workspaces;
-        if io.param_propagate_down[0] {
-            let diff = io.param_diff.get_mut(0);
-            dense::add_weight_diff(workspaces, width, gate_diff, io.bottom.get(0), diff);
-        }
-        if io.param_propagate_down[1] {
-            dense::add_bias_diff(gate_diff, io.param_diff.get_mut(1));
-        }
-        if io.param_propagate_down[hidden_param] {
-            let diff = io.param_diff.get_mut(hidden_param);
-            dense::add_weight_diff(workspaces, width, gate_diff, &self.carried, diff);
-        }
-        if io.propagate_down[0] {
-            dense::input_diff(workspaces, width, &io.params[0], gate_diff, &mut io.bottom_diff[0]);
-        }
-        if !self.spec.static_input {
-            return;
-        }
-        let sums = &mut self.static_gates;
-        sums.par_chunks_mut(width).enumerate().for_each(|(stream, sum)| {
-            sum.fill(0.0);
-            let steps = gate_diff.chunks_exact(width).skip(stream).step_by(streams);
-            steps.for_each(|diff| kernels::axpy(1.0, diff, sum));
-        });
-        if io.param_propagate_down[2] {
-            let diff = io.param_diff.get_mut(2);
-            dense::add_weight_diff(workspaces, width, sums, io.bottom.get(2), diff);
-        }
-        if io.propagate_down[2] {
-            dense::input_diff(workspaces, width, &io.params[2], sums, &mut io.bottom_diff[2]);
-        }
-    }
-
     /// Whether a bottom has a gradient: as in Caffe neither the indicators nor the first states have.
-    pub fn accepts_gradient(&self, bottom: usize) -> bool {
-        bottom == 0 || (bottom == 2 && self.spec.static_input)
+    pub fn bottom_gradient(&self, bottom: usize) -> BottomGradient {
+        match bottom {
+            0 => BottomGradient::Computed,
+            1 => BottomGradient::Label("indicators of sequences"),
+            2 if self.spec.static_input => BottomGradient::Computed,
+            _ => BottomGradient::Label("first states"),
+        }
     }
 
     /// Copies the hidden state after each step to a top.

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     LayerError, Shape,
-    layer::{Backward, Forward, Layer, ParamBlob},
+    layer::{Backward, BottomGradient, Forward, Layer, ParamBlob},
     spec::RecurrentSpec,
 };
 
@@ -158,8 +158,12 @@ impl Layer for Rnn {
         true
     }
 
-    fn accepts_gradient(&self, bottom: usize) -> bool {
-        self.recurrence.accepts_gradient(bottom)
+    fn takes_gradient(&self, top: usize) -> bool {
+        top == 0
+    }
+
+    fn bottom_gradient(&self, bottom: usize) -> BottomGradient {
+        self.recurrence.bottom_gradient(bottom)
     }
 }
 

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     LayerError, Shape,
-    layer::{Backward, Forward, Layer},
+    layer::{Backward, BottomGradient, Forward, Layer},
     spec::SigmoidCrossEntropyLossSpec,
 };
 
@@ -122,8 +122,11 @@ impl Layer for SigmoidCrossEntropyLoss {
         );
     }
 
-    fn accepts_gradient(&self, bottom: usize) -> bool {
-        bottom == 0
+    fn bottom_gradient(&self, bottom: usize) -> BottomGradient {
+        match bottom {
+            1 => BottomGradient::Label("targets"),
+            _ => BottomGradient::Computed,
+        }
     }
 }
 

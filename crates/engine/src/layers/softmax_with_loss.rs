@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use super::{Arity, LayerDef, label, softmax::softmax};
 use crate::{
     LayerError, Shape,
-    layer::{Backward, Forward, Layer},
+    layer::{Backward, BottomGradient, Forward, Layer},
     spec::SoftmaxWithLossSpec,
 };
 
@@ -123,8 +123,15 @@ impl Layer for SoftmaxWithLoss {
             });
     }
 
-    fn accepts_gradient(&self, bottom: usize) -> bool {
-        bottom == 0
+    fn takes_gradient(&self, top: usize) -> bool {
+        top == 0
+    }
+
+    fn bottom_gradient(&self, bottom: usize) -> BottomGradient {
+        match bottom {
+            1 => BottomGradient::Label("labels"),
+            _ => BottomGradient::Computed,
+        }
     }
 }
 

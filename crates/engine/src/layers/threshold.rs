@@ -7,7 +7,7 @@
 use super::{Arity, LayerDef, neuron};
 use crate::{
     LayerError, Shape,
-    layer::{Backward, Forward, Layer},
+    layer::{Backward, BottomGradient, Forward, Layer},
     spec::ThresholdSpec,
 };
 
@@ -56,8 +56,8 @@ impl Layer for Threshold {
         true
     }
 
-    fn accepts_gradient(&self, _bottom: usize) -> bool {
-        false
+    fn bottom_gradient(&self, _bottom: usize) -> BottomGradient {
+        BottomGradient::Step
     }
 }
 
