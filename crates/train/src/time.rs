@@ -595,7 +595,10 @@ mod tests {
         let choices = ["words", "items", "cont", "a", "b", "c"].map(|blob| counts_to_choose_from(&net).unwrap()[blob]);
         assert_eq!(choices, [5, 6, 2, 3, 4, 4]);
         let timing = time_net(spec, 1, 1).unwrap();
-        assert!(timing.layers.iter().all(|layer| layer.forward_ms > 0.0), "{timing:?}");
+        assert!(
+            timing.layers.iter().all(|layer| layer.costs.forward_ms > 0.0),
+            "{timing:?}"
+        );
     }
 
     #[test]
