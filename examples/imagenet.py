@@ -29,8 +29,8 @@ def read(spark: SparkSession, folder: str) -> DataFrame:
     rows = files.select(
         F.col("content").alias("image"),
         F.element_at(F.split("path", "/"), -2).alias("class"),
-        # Of the path, so that an image is always on the same side.
-        (F.pmod(F.xxhash64("path"), F.lit(10)) == 0).alias("is_test"),
+        # Of class and file name, so that an image is always on the same side, wherever the folder is.
+        (F.pmod(F.xxhash64(F.substring_index("path", "/", -2)), F.lit(10)) == 0).alias("is_test"),
     )
     indexer = StringIndexer(inputCol="class", outputCol="label", stringOrderType="alphabetAsc").fit(rows)
     return indexer.transform(rows)

@@ -178,7 +178,7 @@ def test_sparks_page_shows_iteration_and_loss_while_it_trains(spark, solver, tra
     context.setJobDescription("the user's own")
     watcher.start()
     try:
-        estimator(solver, maxIter=16_000, display=200).fit(train)
+        estimator(solver, maxIter=100_000, display=500).fit(train)
     finally:
         is_over.set()
         watcher.join()
@@ -188,6 +188,6 @@ def test_sparks_page_shows_iteration_and_loss_while_it_trains(spark, solver, tra
     # The job that deals the rows out is over before there is a loss.
     assert "quarters, 2 workers: taking rows in" in [job.get("description") for job in listed("jobs")]
     for kind, found in seen.items():
-        losses = [text for text in dict.fromkeys(found) if "of 16000, loss " in text]
+        losses = [text for text in dict.fromkeys(found) if "of 100000, loss " in text]
         assert len(losses) >= 2, (kind, found)
         assert losses[0].startswith("quarters, 2 workers, average of weights every 5 iterations: iteration "), losses
