@@ -138,10 +138,16 @@ impl Depth {
         POINTS * self.point(tiles)
     }
 
-    /// Floats from one point to the next: an odd number of lines of cache, for the same reason.
+    /// Floats from one point to the next.
     pub fn point(self, tiles: usize) -> usize {
-        16 * ((self.stride * tiles).div_ceil(16) | 1)
+        odd_lines(self.stride * tiles)
     }
+}
+
+/// As many floats or a few more, which fill an odd number of lines of cache: what lies so far apart is not all at the same
+/// place of it.
+fn odd_lines(floats: usize) -> usize {
+    16 * (floats.div_ceil(16) | 1)
 }
 
 /// Columns of a panel of [`Weights`].

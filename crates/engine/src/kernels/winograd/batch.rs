@@ -8,7 +8,7 @@ use super::super::indexed::IndexedTile;
 use super::super::lanes::{Job, Vector, channels_to_lanes, lanes_of, lanes_to_channels, with_vector};
 use super::super::registers::Register;
 use super::super::{Kernel, MAX_DEPTH, Simd};
-use super::{Grid, POINTS, TILE, across, collect, evaluate, from_inputs, grow, panel_columns, to_inputs};
+use super::{Grid, POINTS, TILE, across, collect, evaluate, from_inputs, grow, odd_lines, panel_columns, to_inputs};
 
 /// A convolution with a stride of 1 and without groups.
 pub struct Batch {
@@ -30,8 +30,7 @@ struct Side {
     pad: usize,
     /// Where a channel's weights are within those of a point, as [`super::Weights`] leaves them.
     weight_offsets: Vec<usize>,
-    /// Floats from a point of a panel to the next: an odd number of lines of cache, so that a tile's points are not all
-    /// at the same place of it.
+    /// Floats from a point of a panel to the next.
     point: usize,
 }
 
@@ -59,7 +58,7 @@ impl Side {
             covered,
             pad,
             weight_offsets,
-            point: 16 * ((channels * panel_columns(simd)).div_ceil(16) | 1),
+            point: odd_lines(channels * panel_columns(simd)),
         }
     }
 

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::{correlation::Correlation, passes::Part, winograd::Winograd};
 use crate::{
     LayerError, Shape,
-    kernels::{self, Indexed, Matrix, PackedRows, Simd},
+    kernels::{self, Indexed, Matrix, PackedRows, Simd, winograd::Batch},
     layers::patches::Patches,
     spec::ConvolutionSpec,
 };
@@ -92,16 +92,16 @@ impl Geometry {
             .filter(|winograd| winograd.pays(images))
     }
 
-    /// The same for the gradient of the bottom: a convolution of the top's with the weights turned, or the way forward
-    /// the other way round.
-    pub fn winograd_backward(&self, threads: usize, images: usize) -> Option<(&Winograd, bool)> {
+    /// The same for the gradient of the bottom: with a batch the way forward the other way round, without one a
+    /// convolution of the top's gradient with the weights turned.
+    pub fn winograd_backward(&self, threads: usize, images: usize) -> Option<(&Winograd, Option<&Batch>)> {
         let forward = self.unless_shared(&self.winograd_forward, threads);
-        if let Some(winograd) = forward.filter(|winograd| winograd.runs_backward(images)) {
-            return Some((winograd, false));
+        if let Some((winograd, batch)) = forward.and_then(|winograd| Some((winograd, winograd.by_images(images)?))) {
+            return Some((winograd, Some(batch)));
         }
         self.unless_shared(&self.winograd_backward, threads)
             .filter(|winograd| winograd.pays(images))
-            .map(|winograd| (winograd, true))
+            .map(|winograd| (winograd, None))
     }
 
     /// Values in an image of the bottom.

@@ -125,8 +125,8 @@ impl Convolution {
     pub(in crate::layers) fn backward_bottom(&mut self, threads: usize, weight: &[f32], dy: &[f32], dx: &mut [f32]) {
         let (used, images) = self.prepare(threads);
         let geometry = &self.geometry;
-        if let Some((winograd, turned)) = geometry.winograd_backward(threads, images) {
-            winograd.pack(weight, turned, &mut self.winograd_parts, &mut self.transformed);
+        if let Some((winograd, batch)) = geometry.winograd_backward(threads, images) {
+            winograd.pack(weight, batch.is_none(), &mut self.winograd_parts, &mut self.transformed);
             let packed = &self.transformed;
             let bottom_diff = dx.par_chunks_mut(images * geometry.bottom_count());
             let top_diff = dy.par_chunks(images * geometry.top_count());
@@ -134,12 +134,9 @@ impl Convolution {
                 .par_iter_mut()
                 .zip(bottom_diff)
                 .zip(top_diff);
-            parts.with_max_len(1).for_each(|((part, dx), dy)| {
-                if turned {
-                    winograd.run(images, part, packed, None, dy, dx);
-                } else {
-                    winograd.run_backward(part, packed, dy, dx);
-                }
+            parts.with_max_len(1).for_each(|((part, dx), dy)| match batch {
+                Some(batch) => batch.run_backward(&mut part.batch, packed, dy, dx),
+                None => winograd.run(images, part, packed, None, dy, dx),
             });
             return;
         }

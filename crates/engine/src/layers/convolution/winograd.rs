@@ -55,7 +55,7 @@ pub struct Winograd {
 #[derive(Default)]
 pub struct Buffers {
     scratch: Scratch,
-    batch: BatchScratch,
+    pub batch: BatchScratch,
     inputs: Vec<f32>,
     products: Vec<f32>,
     /// What the weights' gradient is made of, where it is small.
@@ -113,8 +113,9 @@ impl Winograd {
         })
     }
 
-    /// With images in lanes, where a part of so many fills most of them.
-    fn by_images(&self, images: usize) -> Option<&Batch> {
+    /// With images in lanes, where a part of so many fills most of them: also for the gradient of the source, with the
+    /// weights packed as for the way forward.
+    pub fn by_images(&self, images: usize) -> Option<&Batch> {
         let fits = |batch: &&Batch| 4 * images >= 3 * images.next_multiple_of(batch.images());
         self.batch.as_ref().filter(fits)
     }
@@ -122,11 +123,6 @@ impl Winograd {
     /// Whether parts of so many images are quicker than the plain way.
     pub fn pays(&self, images: usize) -> bool {
         self.by_channels || self.by_images(images).is_some()
-    }
-
-    /// Whether [`Self::run_backward`] is for parts of so many images.
-    pub fn runs_backward(&self, images: usize) -> bool {
-        self.by_images(images).is_some()
     }
 
     /// Whether the weights' gradient is quicker than the plain way.
@@ -219,13 +215,6 @@ impl Winograd {
                 .run();
             }
         });
-    }
-
-    /// Computes the gradients of the sources from those of the targets, with weights packed as for [`Self::run`].
-    pub fn run_backward(&self, buffers: &mut Buffers, packed: &[f32], target_diff: &[f32], source_diff: &mut [f32]) {
-        if let Some(batch) = &self.batch {
-            batch.run_backward(&mut buffers.batch, packed, target_diff, source_diff);
-        }
     }
 
     /// Computes the targets of some images, plus the bias; all parts but the last have so many images.
