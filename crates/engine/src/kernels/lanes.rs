@@ -36,6 +36,9 @@ pub(super) unsafe trait Vector: Copy {
     /// `factor · self + other`.
     fn mul_add(self, factor: f32, other: Self) -> Self;
 
+    /// `self · factors + other`, lane by lane.
+    fn mul_add_each(self, factors: Self, other: Self) -> Self;
+
     /// `factor · self`.
     fn scale(self, factor: f32) -> Self;
 
@@ -251,6 +254,12 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn mul_add_each(self, factors: Self, other: Self) -> Self {
+            // SAFETY: as above.
+            unsafe { _mm512_fmadd_ps(self, factors, other) }
+        }
+
+        #[inline(always)]
         fn scale(self, factor: f32) -> Self {
             // SAFETY: as above.
             unsafe { _mm512_mul_ps(_mm512_set1_ps(factor), self) }
@@ -328,6 +337,12 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn mul_add_each(self, factors: Self, other: Self) -> Self {
+            // SAFETY: as above.
+            unsafe { _mm256_fmadd_ps(self, factors, other) }
+        }
+
+        #[inline(always)]
         fn scale(self, factor: f32) -> Self {
             // SAFETY: as above.
             unsafe { _mm256_mul_ps(_mm256_set1_ps(factor), self) }
@@ -393,6 +408,11 @@ unsafe impl Vector for [f32; 8] {
     #[inline(always)]
     fn mul_add(self, factor: f32, other: Self) -> Self {
         std::array::from_fn(|i| factor * self[i] + other[i])
+    }
+
+    #[inline(always)]
+    fn mul_add_each(self, factors: Self, other: Self) -> Self {
+        std::array::from_fn(|i| self[i] * factors[i] + other[i])
     }
 
     #[inline(always)]

@@ -13,6 +13,7 @@
 //! ```
 
 mod correlation;
+mod dots;
 mod geometry;
 mod passes;
 mod winograd;

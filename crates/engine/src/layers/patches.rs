@@ -3,6 +3,7 @@
 
 mod padded_image;
 mod plane;
+mod strips;
 
 use std::ops::Range;
 
@@ -17,6 +18,7 @@ use crate::{
 
 pub use padded_image::PaddedImage;
 use plane::Plane;
+pub use strips::Strips;
 
 /// What a kernel meets on its way over one channel.
 #[derive(Default)]
@@ -225,6 +227,11 @@ impl Patches {
     /// How a channel and its padding are to lie for patches to be read from there.
     pub fn padded_image(&self) -> PaddedImage {
         PaddedImage::new(&self.axes)
+    }
+
+    /// How a channel is to lie for each tap to meet the whole output in one piece; `None` but for two spatial axes.
+    pub fn strips(&self) -> Option<Strips> {
+        Strips::new(&self.axes)
     }
 
     /// Calls `f` for every innermost plane of a channel's columns, with where the input plane lies that it meets, if

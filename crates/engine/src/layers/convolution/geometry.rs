@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{correlation::Correlation, passes::Part, winograd::Winograd};
+use super::{correlation::Correlation, dots::WeightDots, passes::Part, winograd::Winograd};
 use crate::{
     LayerError, Shape,
     kernels::{self, Indexed, Matrix, PackedRows, Simd, winograd::Batch},
@@ -23,6 +23,8 @@ pub struct Geometry {
     pub forward: Correlation,
     /// From the top's gradient to the bottom's.
     pub backward: Option<Transposed>,
+    /// The weights' gradient, where there are few.
+    pub weight_dots: Option<WeightDots>,
     /// Both again, through fewer products, where that is quicker.
     pub winograd_forward: Option<Winograd>,
     pub winograd_backward: Option<Winograd>,
@@ -72,6 +74,7 @@ impl Geometry {
                 weight_shape,
                 forward: Correlation::new(&patches, channels, spec.num_output, spec.group, images),
                 backward: Transposed::new(&patches, channels, spec, images),
+                weight_dots: WeightDots::new(Simd::current(), &patches, channels, spec.num_output, spec.group),
                 winograd_forward: grids.and_then(|(forward, _)| winograd_of(forward, channels, spec.num_output)),
                 winograd_backward: grids.and_then(|(_, backward)| winograd_of(backward, spec.num_output, channels)),
                 patches,

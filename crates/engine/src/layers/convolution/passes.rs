@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{Convolution, correlation::Buffers, geometry::Transposed, sum};
+use super::{Convolution, correlation::Buffers, dots, geometry::Transposed, sum};
 use crate::layer::Params;
 
 /// Output channels whose weights' gradients a thread sums up at a time: what a line of cache holds.
@@ -13,6 +13,7 @@ const OUTPUTS: usize = 16;
 pub struct Part {
     pub forward: Buffers,
     pub backward: Buffers,
+    weight_dots: dots::Buffers,
     /// (c, kernel…) × (output…): the gradient of the patches of one image.
     pub columns: Vec<f32>,
     /// Transposed: (group, c of a group, kernel…, num_output of a group).
@@ -80,8 +81,15 @@ impl Convolution {
                 part.bias_diff.resize(geometry.num_output, 0.0);
                 if wants_weight && winograd.is_none() {
                     part.weight_diff.resize(geometry.weight_shape.count(), 0.0);
-                    let correlation = &geometry.forward;
-                    correlation.weight_diff(&mut part.forward, x, dy, &mut part.weight_diff);
+                    match &geometry.weight_dots {
+                        // Threads that share an image share its weights.
+                        Some(dots) if part.forward.workspaces.len() == 1 => {
+                            dots.weight_diff(&mut part.weight_dots, x, dy, &mut part.weight_diff);
+                        }
+                        _ => geometry
+                            .forward
+                            .weight_diff(&mut part.forward, x, dy, &mut part.weight_diff),
+                    }
                 }
                 if wants_bias {
                     for dy in dy.chunks_exact(geometry.top_count()) {
