@@ -142,12 +142,13 @@ unsafe fn tile<V: Register, const R: usize, const C: usize>(
         let mut sums = [[V::zero(); C]; R];
         let whole = len - len % V::LANES;
         for at in (0..whole).step_by(V::LANES) {
-            add_products(&mut sums, a.map(|a| V::load(a.add(at))), |j| V::load(b[j].add(at)));
+            add_products(&mut sums, a.map(|a| V::load(a.add(at))), b.map(|b| V::load(b.add(at))));
         }
         if whole < len {
             let rest = len - whole;
             let a = a.map(|a| load_first::<V>(a.add(whole), rest));
-            add_products(&mut sums, a, |j| load_first::<V>(b[j].add(whole), rest));
+            let b = b.map(|b| load_first::<V>(b.add(whole), rest));
+            add_products(&mut sums, a, b);
         }
         sums
     }
@@ -156,15 +157,10 @@ unsafe fn tile<V: Register, const R: usize, const C: usize>(
 /// # Safety
 /// The processor has the set.
 #[inline(always)]
-unsafe fn add_products<V: Register, const R: usize, const C: usize>(
-    sums: &mut [[V; C]; R],
-    a: [V; R],
-    b: impl Fn(usize) -> V,
-) {
-    for j in 0..C {
-        let b = b(j);
-        for i in 0..R {
-            sums[i][j] = a[i].mul_add_each(b, sums[i][j]);
+unsafe fn add_products<V: Register, const R: usize, const C: usize>(sums: &mut [[V; C]; R], a: [V; R], b: [V; C]) {
+    for (sums, a) in sums.iter_mut().zip(a) {
+        for (sum, b) in sums.iter_mut().zip(b) {
+            *sum = a.mul_add_each(b, *sum);
         }
     }
 }
@@ -187,16 +183,7 @@ impl Job for AddLanes<'_> {
                 for (row, sums) in rows.iter_mut().zip(sums.chunks_exact(V::LANES)).take(to.len()) {
                     *row = V::load(sums.as_ptr());
                 }
-                V::transpose(&mut rows);
-                // By halves, so that few additions wait for each other.
-                let mut count = V::LANES / 2;
-                while count > 0 {
-                    for i in 0..count {
-                        rows[i] = rows[i].add(rows[i + count]);
-                    }
-                    count /= 2;
-                }
-                let sum = rows[0].add(load_first::<V>(to.as_ptr(), to.len()));
+                let sum = V::sums(rows).add(load_first::<V>(to.as_ptr(), to.len()));
                 sum.store_some(0, to.len(), to.as_mut_ptr());
             }
         }

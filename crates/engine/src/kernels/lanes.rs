@@ -44,6 +44,9 @@ pub(super) unsafe trait Vector: Copy {
 
     /// Exchanges rows and lanes of the first `LANES` registers.
     fn transpose(rows: &mut [Self; MAX_LANES]);
+
+    /// In lane `i` the sum of row `i`, of the first `LANES` registers.
+    fn sums(rows: [Self; MAX_LANES]) -> Self;
 }
 
 /// Work that is written for any vector.
@@ -294,6 +297,28 @@ mod x86 {
                 }
             }
         }
+
+        #[inline(always)]
+        fn sums(mut rows: [Self; MAX_LANES]) -> Self {
+            // SAFETY: as above.
+            unsafe {
+                // Halves of registers are added up, then quarters, pairs and single lanes, of two registers at a time.
+                for i in [0, 1, 2, 3, 8, 9, 10, 11] {
+                    let (a, b) = (rows[i], rows[i + 4]);
+                    rows[i] = _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0xee>(a, b));
+                }
+                for i in 0..4 {
+                    let (a, b) = (rows[i], rows[i + 8]);
+                    rows[i] = _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
+                }
+                for i in [0, 2] {
+                    let (a, b) = (rows[i], rows[i + 1]);
+                    rows[i] = _mm512_add_ps(_mm512_shuffle_ps::<0x44>(a, b), _mm512_shuffle_ps::<0xee>(a, b));
+                }
+                let (a, b) = (rows[0], rows[2]);
+                _mm512_add_ps(_mm512_shuffle_ps::<0x88>(a, b), _mm512_shuffle_ps::<0xdd>(a, b))
+            }
+        }
     }
 
     // SAFETY: values are made by unsafe functions only, whose callers vouch for the set.
@@ -371,6 +396,26 @@ mod x86 {
                 }
             }
         }
+
+        #[inline(always)]
+        fn sums(mut rows: [Self; MAX_LANES]) -> Self {
+            // SAFETY: as above.
+            unsafe {
+                for i in 0..4 {
+                    let (a, b) = (rows[i], rows[i + 4]);
+                    rows[i] = _mm256_add_ps(
+                        _mm256_permute2f128_ps::<0x20>(a, b),
+                        _mm256_permute2f128_ps::<0x31>(a, b),
+                    );
+                }
+                for i in [0, 2] {
+                    let (a, b) = (rows[i], rows[i + 1]);
+                    rows[i] = _mm256_add_ps(_mm256_shuffle_ps::<0x44>(a, b), _mm256_shuffle_ps::<0xee>(a, b));
+                }
+                let (a, b) = (rows[0], rows[2]);
+                _mm256_add_ps(_mm256_shuffle_ps::<0x88>(a, b), _mm256_shuffle_ps::<0xdd>(a, b))
+            }
+        }
     }
 }
 
@@ -426,6 +471,14 @@ unsafe impl Vector for [f32; 8] {
         for (lane, row) in rows.iter_mut().take(8).enumerate() {
             *row = std::array::from_fn(|i| old[i][lane]);
         }
+    }
+
+    #[inline(always)]
+    fn sums(rows: [Self; MAX_LANES]) -> Self {
+        std::array::from_fn(|i| {
+            let [a, b, c, d, e, f, g, h] = rows[i];
+            ((a + e) + (c + g)) + ((b + f) + (d + h))
+        })
     }
 }
 
