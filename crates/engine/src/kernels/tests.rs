@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::product::{Product, band};
 use super::*;
 
 /// The product as it is defined, in f64.

@@ -6,7 +6,8 @@
 use std::ops::Range;
 
 use super::pack::Lanes;
-use super::{Product, Simd, Target, Workspace, floats};
+use super::product::{Product, Target};
+use super::{Simd, Workspace, floats};
 
 /// Floats summed in f32 before the sum goes on in f64.
 const BLOCK: usize = 4096;
