@@ -103,22 +103,29 @@ impl Dots<'_> {
     /// As [`Job::run`].
     #[inline(always)]
     unsafe fn run_tiles<V: Register, const R: usize, const C: usize>(self) {
-        let (rows, columns) = (self.a.offsets.len(), self.b.offsets.len());
+        let (rows, all_columns) = (self.a.offsets.len(), self.b.offsets.len());
         for row in (0..rows).step_by(R) {
             let a = self.a.pointers::<R>(row);
-            for column in (0..columns).step_by(C) {
+            for column in (0..all_columns).step_by(C) {
                 let b = self.b.pointers::<C>(column);
-                // SAFETY: all rows hold `len` values, as checked, and the processor has the set.
-                let tile = unsafe { tile::<V, R, C>(a, b, self.len) };
-                for (i, tile) in tile.iter().enumerate().take(rows - row) {
-                    let at = ((row + i) * columns + column) * V::LANES;
-                    let sums = self.sums[at..].chunks_exact_mut(V::LANES).take(columns - column);
-                    for (sum, &tile) in sums.zip(tile) {
-                        let to = sum.as_mut_ptr();
-                        // SAFETY: the chunk has as many floats as the vector has lanes.
-                        unsafe {
-                            let tile = if self.accumulate { tile.add(V::load(to)) } else { tile };
-                            tile.store(to);
+                let (rows, columns) = (R.min(rows - row), C.min(all_columns - column));
+                let sums = &mut self.sums[(row * all_columns + column) * V::LANES..];
+                let place = |i: usize, j: usize| (i * all_columns + j) * V::LANES;
+                // SAFETY: all rows hold `len` values and there are sums for all pairs, as checked, and the processor has
+                // the set.
+                unsafe {
+                    let mut tile = [[V::zero(); C]; R];
+                    if self.accumulate {
+                        for (i, tile) in tile.iter_mut().enumerate().take(rows) {
+                            for (j, sum) in tile.iter_mut().enumerate().take(columns) {
+                                *sum = V::load(sums[place(i, j)..].as_ptr());
+                            }
+                        }
+                    }
+                    add_rows(&mut tile, a, b, self.len);
+                    for (i, tile) in tile.iter().enumerate().take(rows) {
+                        for (j, sum) in tile.iter().enumerate().take(columns) {
+                            sum.store(sums[place(i, j)..].as_mut_ptr());
                         }
                     }
                 }
@@ -127,30 +134,29 @@ impl Dots<'_> {
     }
 }
 
-/// The sums of `R × C` pairs.
+/// Adds the products of `R × C` pairs of rows.
 ///
 /// # Safety
 /// The processor has the set; `len` floats may be read from each pointer.
 #[inline(always)]
-unsafe fn tile<V: Register, const R: usize, const C: usize>(
+unsafe fn add_rows<V: Register, const R: usize, const C: usize>(
+    sums: &mut [[V; C]; R],
     a: [*const f32; R],
     b: [*const f32; C],
     len: usize,
-) -> [[V; C]; R] {
+) {
+    let whole = len - len % V::LANES;
     // SAFETY: the caller's promise.
     unsafe {
-        let mut sums = [[V::zero(); C]; R];
-        let whole = len - len % V::LANES;
         for at in (0..whole).step_by(V::LANES) {
-            add_products(&mut sums, a.map(|a| V::load(a.add(at))), b.map(|b| V::load(b.add(at))));
+            add_products(sums, a.map(|a| V::load(a.add(at))), b.map(|b| V::load(b.add(at))));
         }
         if whole < len {
             let rest = len - whole;
             let a = a.map(|a| load_first::<V>(a.add(whole), rest));
             let b = b.map(|b| load_first::<V>(b.add(whole), rest));
-            add_products(&mut sums, a, b);
+            add_products(sums, a, b);
         }
-        sums
     }
 }
 

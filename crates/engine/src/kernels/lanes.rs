@@ -302,21 +302,21 @@ mod x86 {
         fn sums(mut rows: [Self; MAX_LANES]) -> Self {
             // SAFETY: as above.
             unsafe {
-                // Halves of registers are added up, then quarters, pairs and single lanes, of two registers at a time.
-                for i in [0, 1, 2, 3, 8, 9, 10, 11] {
-                    let (a, b) = (rows[i], rows[i + 4]);
-                    rows[i] = _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0xee>(a, b));
+                // Neighbours are added up, of two registers at a time: lanes, pairs of lanes, quarters, halves.
+                for i in [0, 2, 4, 6, 8, 10, 12, 14] {
+                    let (a, b) = (rows[i], rows[i + 1]);
+                    rows[i] = _mm512_add_ps(_mm512_shuffle_ps::<0x88>(a, b), _mm512_shuffle_ps::<0xdd>(a, b));
                 }
-                for i in 0..4 {
-                    let (a, b) = (rows[i], rows[i + 8]);
+                for i in [0, 4, 8, 12] {
+                    let (a, b) = (rows[i], rows[i + 2]);
+                    rows[i] = _mm512_add_ps(_mm512_shuffle_ps::<0x88>(a, b), _mm512_shuffle_ps::<0xdd>(a, b));
+                }
+                for i in [0, 8] {
+                    let (a, b) = (rows[i], rows[i + 4]);
                     rows[i] = _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
                 }
-                for i in [0, 2] {
-                    let (a, b) = (rows[i], rows[i + 1]);
-                    rows[i] = _mm512_add_ps(_mm512_shuffle_ps::<0x44>(a, b), _mm512_shuffle_ps::<0xee>(a, b));
-                }
-                let (a, b) = (rows[0], rows[2]);
-                _mm512_add_ps(_mm512_shuffle_ps::<0x88>(a, b), _mm512_shuffle_ps::<0xdd>(a, b))
+                let (a, b) = (rows[0], rows[8]);
+                _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b))
             }
         }
     }
@@ -401,19 +401,20 @@ mod x86 {
         fn sums(mut rows: [Self; MAX_LANES]) -> Self {
             // SAFETY: as above.
             unsafe {
-                for i in 0..4 {
-                    let (a, b) = (rows[i], rows[i + 4]);
-                    rows[i] = _mm256_add_ps(
-                        _mm256_permute2f128_ps::<0x20>(a, b),
-                        _mm256_permute2f128_ps::<0x31>(a, b),
-                    );
-                }
-                for i in [0, 2] {
+                // Lanes two apart are added up, of two registers at a time, then neighbours, then halves.
+                for i in [0, 2, 4, 6] {
                     let (a, b) = (rows[i], rows[i + 1]);
                     rows[i] = _mm256_add_ps(_mm256_shuffle_ps::<0x44>(a, b), _mm256_shuffle_ps::<0xee>(a, b));
                 }
-                let (a, b) = (rows[0], rows[2]);
-                _mm256_add_ps(_mm256_shuffle_ps::<0x88>(a, b), _mm256_shuffle_ps::<0xdd>(a, b))
+                for i in [0, 4] {
+                    let (a, b) = (rows[i], rows[i + 2]);
+                    rows[i] = _mm256_add_ps(_mm256_shuffle_ps::<0x88>(a, b), _mm256_shuffle_ps::<0xdd>(a, b));
+                }
+                let (a, b) = (rows[0], rows[4]);
+                _mm256_add_ps(
+                    _mm256_permute2f128_ps::<0x20>(a, b),
+                    _mm256_permute2f128_ps::<0x31>(a, b),
+                )
             }
         }
     }

@@ -267,13 +267,14 @@ fn what_does_not_fit_is_refused_with_the_remedy() {
     );
 }
 
+/// 3 outputs fill no vector, 16 do: their weights' gradients are computed in two ways.
 #[test]
 fn images_that_take_several_chunks_match_the_definition() {
-    for stride in [1, 2] {
+    for (stride, num_output) in [(1, 3), (2, 3), (1, 16), (2, 16)] {
         let spec = ConvolutionSpec {
             stride: vec![stride],
             pad: vec![1],
-            ..spec(3, &[3])
+            ..spec(num_output, &[3])
         };
         check(&spec, &Shape::from([7, 2, 20 * stride, 21 * stride]));
     }
