@@ -9,6 +9,8 @@ use super::Axis;
 pub struct Strips {
     height: Axis,
     width: Axis,
+    /// Padded rows that any tap meets.
+    reach: usize,
     /// Padded rows that lie side by side, and how many of such parts there are.
     rows: usize,
     phases: usize,
@@ -24,6 +26,7 @@ impl Strips {
         Some(Self {
             height,
             width,
+            reach,
             rows: reach.div_ceil(height.stride),
             phases,
         })
@@ -46,29 +49,20 @@ impl Strips {
         ((column * self.phases + phase) * self.rows + row) * self.width.output
     }
 
-    /// Copies a channel to where it is to lie.
+    /// Copies a channel to its places between the padding, which is left as it is.
     pub fn copy(&self, channel: &[f32], strips: &mut [f32]) {
         let (height, width) = (self.height, self.width);
-        let reach = (height.output - 1) * height.stride + (height.kernel - 1) * height.dilation + 1;
+        let padded_rows = self.reach.min(height.pad + height.input);
         for column in 0..width.kernel {
             let (outputs, first_input) = width.inside(column);
-            for padded_row in 0..reach {
-                let to = &mut strips[self.row(column, padded_row)..][..width.output];
-                let row = padded_row.checked_sub(height.pad).filter(|row| *row < height.input);
-                let Some(row) = row.filter(|_| !outputs.is_empty()) else {
-                    to.fill(0.0);
-                    continue;
-                };
-                let from = &channel[row * width.input + first_input..];
-                to[..outputs.start].fill(0.0);
-                to[outputs.end..].fill(0.0);
-                let to = &mut to[outputs.clone()];
+            for padded_row in height.pad..padded_rows {
+                let from = &channel[(padded_row - height.pad) * width.input..][..width.input];
+                let to = &mut strips[self.row(column, padded_row)..][outputs.clone()];
                 if width.stride == 1 {
-                    to.copy_from_slice(&from[..to.len()]);
+                    to.copy_from_slice(&from[first_input..][..to.len()]);
                 } else {
-                    to.iter_mut()
-                        .zip(from.iter().step_by(width.stride))
-                        .for_each(|(to, from)| *to = *from);
+                    let from = from[first_input..].iter().step_by(width.stride);
+                    to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
                 }
             }
         }
