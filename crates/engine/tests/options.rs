@@ -1,6 +1,6 @@
 //! Options of layers and solvers that neither a golden case nor a gradient tells from their defaults.
 
-use sparknet_engine::{Net, NetSpec, NetState, Phase, Shape, Solver, SolverSpec, net::NoData};
+use sparknet_engine::{Net, NetSpec, NetState, Phase, Shape, Solver, SolverSpec, net::NoData, spec::LayerKind};
 use sparknet_proto::{caffe::NetParameter, text};
 
 /// A net of layer L with these fields, which reads inputs b0, b1 … of these shapes.
@@ -177,4 +177,41 @@ fn the_smoothed_loss_is_the_mean_of_the_last() {
         means.push(solver.average_loss());
     }
     assert_eq!(means, [3.0, 4.5, 6.0, 9.0]);
+}
+
+/// A layer of type `type_name`, or what is wrong with it.
+fn kind(type_name: &str, fields: &str) -> Result<LayerKind, String> {
+    let text = format!("layer {{ name: 'L' type: '{type_name}' top: 'x' top: 'y' {fields} }}");
+    let message: NetParameter = text::parse("net", &text).unwrap_or_else(|error| panic!("{error}"));
+    let spec = NetSpec::from_proto(&message, NetState::new(Phase::Train)).map_err(|error| error.to_string())?;
+    Ok(spec.layers[0].kind.clone())
+}
+
+#[test]
+fn the_old_names_of_transforms_are_read_or_refused() {
+    for (type_name, message, wanted) in [
+        ("Data", "data_param", "source: 's' batch_size: 1"),
+        ("ImageData", "image_data_param", "source: 's' batch_size: 1"),
+        ("WindowData", "window_data_param", "source: 's' batch_size: 1"),
+    ] {
+        let with = |field: &str| {
+            let fields = format!("{message} {{ {wanted} {field} }} transform_param {{ crop_size: 8 }}");
+            kind(type_name, &fields)
+        };
+        with("").unwrap();
+        for field in ["scale: 2", "mean_file: 'm'", "crop_size: 4", "mirror: true"] {
+            if (type_name, field) == ("WindowData", "scale: 2") {
+                // The one that Caffe still reads.
+                assert_eq!(with(field).unwrap().source().unwrap().1.scale, 2.0);
+                continue;
+            }
+            let error = with(field).unwrap_err();
+            let name = format!("{message}.{}", field.split(':').next().unwrap());
+            assert!(error.contains(&name) && error.contains("transform_param"), "{error}");
+        }
+    }
+    let data = "data_param { source: 's' batch_size: 1 force_encoded_color: true }";
+    assert!(kind("Data", data).unwrap().source().unwrap().1.force_color);
+    let error = kind("Data", &format!("{data} transform_param {{ force_gray: true }}")).unwrap_err();
+    assert!(error.contains("both force_color and force_gray"), "{error}");
 }
