@@ -28,7 +28,7 @@ pub use solver::*;
 pub use source_layers::*;
 pub use vision_layers::*;
 
-use sparknet_proto::caffe::{self, LayerParameter, NetParameter, NetStateRule};
+use sparknet_proto::caffe::{self, BlobProto, LayerParameter, NetParameter, NetStateRule};
 
 use crate::{SpecError, layers};
 
@@ -147,6 +147,8 @@ pub struct LayerSpec {
     pub params: Vec<ParamSpec>,
     /// Whether to backpropagate to each bottom; empty where the net decides.
     pub propagate_down: Vec<bool>,
+    /// Values that the file gives the layer's parameter blobs, in place of their fillers; empty for none.
+    pub blobs: Vec<BlobProto>,
     /// The message that the layer came from, without its blobs: snapshots carry it.
     pub message: LayerParameter,
 }
@@ -238,7 +240,7 @@ impl LayerSpec {
         };
 
         let mut message = layer.clone();
-        message.blobs.clear();
+        let blobs = std::mem::take(&mut message.blobs);
         message.set_phase(phase.to_proto());
         let kind = (def.parse)(&message).map_err(field_error)?;
         let mut tops = layer.top.clone();
@@ -292,6 +294,7 @@ impl LayerSpec {
             loss_weights,
             params,
             propagate_down: layer.propagate_down.clone(),
+            blobs,
             message,
         })
     }

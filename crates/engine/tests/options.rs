@@ -179,9 +179,50 @@ fn the_smoothed_loss_is_the_mean_of_the_last() {
     assert_eq!(means, [3.0, 4.5, 6.0, 9.0]);
 }
 
+#[test]
+fn a_layer_may_bring_its_own_weights() {
+    let layer =
+        "type: 'InnerProduct' inner_product_param { num_output: 2 } blobs { shape { dim: 2 dim: 1 } data: 3 data: 4 }";
+    let bias = "blobs { shape { dim: 2 } data: 5 data: 6 }";
+    let net = net(&format!("{layer} {bias}"), &[&[1, 1]]);
+    assert_eq!(net.param_arena(), [3.0, 4.0, 5.0, 6.0]);
+    // Nets that are made from it have those of their own file.
+    assert!(net.spec().to_proto().layer[1].blobs.is_empty());
+    let text = "layer { name: 'x' type: 'Input' top: 'x' input_param { shape { dim: 1 dim: 1 } } }";
+    let text = format!("{text} layer {{ name: 'L' bottom: 'x' top: 'y' {layer} }}");
+    let spec = NetSpec::from_proto(&text::parse("net", &text).unwrap(), NetState::new(Phase::Train)).unwrap();
+    let error = Net::new(spec, &mut NoData, 1).err().unwrap().to_string();
+    assert!(
+        error.contains("'L'") && error.contains("1 blobs and the layer 2"),
+        "{error}"
+    );
+}
+
+#[test]
+fn dropping_nothing_is_the_identity() {
+    let mut net = net("type: 'Dropout' dropout_param { dropout_ratio: 0 }", &[&[1000]]);
+    let x: Vec<f32> = (0..1000).map(|i| i as f32).collect();
+    net.blob_data_mut("b0").unwrap().copy_from_slice(&x);
+    net.forward().unwrap();
+    assert_eq!(net.blob_data("y").unwrap(), x);
+    for ratio in ["1", "-0.1", "nan"] {
+        let layer = format!("dropout_param {{ dropout_ratio: {ratio} }}");
+        let error = kind("Dropout", &layer).unwrap_err();
+        assert!(error.contains("from 0 on and below 1"), "{error}");
+    }
+    let uniform = "inner_product_param { num_output: 1 weight_filler { type: 'uniform' sparse: 2 } }";
+    let error = kind("InnerProduct", uniform).unwrap_err();
+    assert!(error.contains("sparse goes with type gaussian"), "{error}");
+}
+
 /// A layer of type `type_name`, or what is wrong with it.
 fn kind(type_name: &str, fields: &str) -> Result<LayerKind, String> {
-    let text = format!("layer {{ name: 'L' type: '{type_name}' top: 'x' top: 'y' {fields} }}");
+    let bottom = if type_name.ends_with("Data") {
+        "top: 'x'"
+    } else {
+        "bottom: 'x'"
+    };
+    let text = format!("layer {{ name: 'L' type: '{type_name}' {bottom} top: 'y' {fields} }}");
     let message: NetParameter = text::parse("net", &text).unwrap_or_else(|error| panic!("{error}"));
     let spec = NetSpec::from_proto(&message, NetState::new(Phase::Train)).map_err(|error| error.to_string())?;
     Ok(spec.layers[0].kind.clone())
