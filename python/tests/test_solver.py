@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 
+import h5py
 import numpy as np
 import pytest
 import sparknet
@@ -78,6 +79,26 @@ def test_restore_brings_the_seed_of_a_run_without_one(make_solver):
     second.restore(state)
     second.step(4)
     assert same(weights(first), weights(second))
+
+
+def test_hdf5_snapshots_have_caffes_paths(make_solver):
+    adam = {"type": '"Adam"', "momentum": 0.9, "snapshot_format": "HDF5", "average_loss": None}
+    solver = sparknet.Solver(make_solver("adam", **adam))
+    solver.step(3)
+    state = solver.snapshot()
+    assert state.endswith("adam/snapshot_iter_3.solverstate.h5")
+    mine = weights(solver)
+    with h5py.File(state) as file:
+        assert (file["iter"][0], file["current_step"][0]) == (3, 0)
+        learned_net = file["learned_net"][()].decode()
+        # Two moments a parameter, those of one kind after each other.
+        shapes = [file[f"history/{index}"].shape for index in range(2 * len(mine))]
+        assert len(file["history"]) == len(shapes) and shapes == 2 * [values.shape for values in mine]
+    with h5py.File(state.replace("solverstate", "caffemodel")) as file:
+        assert file.filename.endswith(learned_net.rsplit("/", 1)[-1])
+        params = solver.net.params
+        theirs = [file[f"data/{name}/{index}"][:] for name in params for index in range(len(params[name]))]
+        assert same(mine, theirs)
 
 
 def test_views_of_the_train_net_follow_the_data(make_solver):

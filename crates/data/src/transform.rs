@@ -5,8 +5,6 @@
 
 use std::path::PathBuf;
 
-use sparknet_proto::caffe::TransformationParameter;
-
 use crate::DataError;
 use crate::decode::ColorMode;
 use crate::mean::MeanImage;
@@ -41,20 +39,6 @@ impl Default for TransformSpec {
             mean_values: Vec::new(),
             force_color: false,
             force_gray: false,
-        }
-    }
-}
-
-impl From<&TransformationParameter> for TransformSpec {
-    fn from(parameter: &TransformationParameter) -> Self {
-        Self {
-            scale: parameter.scale(),
-            mirror: parameter.mirror(),
-            crop_size: parameter.crop_size() as usize,
-            mean_file: parameter.mean_file.as_ref().map(PathBuf::from),
-            mean_values: parameter.mean_value.clone(),
-            force_color: parameter.force_color(),
-            force_gray: parameter.force_gray(),
         }
     }
 }

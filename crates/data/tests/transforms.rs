@@ -1,7 +1,6 @@
 //! Every option of `transform_param`, on images small enough to check by hand.
 
 use sparknet_data::{ColorMode, DataError, MeanImage, TransformSpec, Transformer, Values, decode_image};
-use sparknet_proto::caffe::TransformationParameter;
 
 const SHAPE: [usize; 3] = [2, 2, 3];
 const IMAGE: [u8; 12] = [1, 2, 3, 4, 5, 6, 11, 12, 13, 14, 15, 16];
@@ -226,33 +225,6 @@ fn bad_mean_files_are_told() {
     let short = [8, 1, 16, 1, 24, 1, 32, 2, 42, 4, 0, 0, 0, 0];
     assert!(read(&short).contains("it has the shape [1, 1, 1, 2] and 1 values, which is no single image"));
     assert!(read(&[]).contains("which is no single image"));
-}
-
-#[test]
-fn transform_param_is_taken_over() {
-    let parameter = TransformationParameter {
-        scale: Some(0.5),
-        mirror: Some(true),
-        crop_size: Some(7),
-        mean_file: Some("m".to_string()),
-        mean_value: vec![1.0, 2.0],
-        force_gray: Some(true),
-        ..TransformationParameter::default()
-    };
-    let expected = TransformSpec {
-        scale: 0.5,
-        mirror: true,
-        crop_size: 7,
-        mean_file: Some("m".into()),
-        mean_values: vec![1.0, 2.0],
-        force_color: false,
-        force_gray: true,
-    };
-    assert_eq!(TransformSpec::from(&parameter), expected);
-    assert_eq!(
-        TransformSpec::from(&TransformationParameter::default()),
-        TransformSpec::default()
-    );
 }
 
 fn png(image: image::DynamicImage) -> Vec<u8> {

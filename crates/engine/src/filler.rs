@@ -119,7 +119,7 @@ fn fill_bilinear(shape: &Shape, values: &mut [f32]) -> Result<(), LayerError> {
         return Err(LayerError::BilinearFiller { shape: shape.clone() });
     }
     let factor = width.div_ceil(2) as f32;
-    let centre = (2.0 * factor - 1.0 - (factor as usize % 2) as f32) / (2.0 * factor);
+    let centre = (width - 1) as f32 / (2.0 * factor);
     for (i, value) in values.iter_mut().enumerate() {
         let (x, y) = ((i % width) as f32, ((i / width) % height) as f32);
         *value = (1.0 - (x / factor - centre).abs()) * (1.0 - (y / factor - centre).abs());
@@ -201,10 +201,19 @@ mod tests {
 
     #[test]
     fn bilinear_interpolates() {
-        let values = filled(Filler::Bilinear, &Shape::from([1, 1, 4, 4]));
-        let row: Vec<f32> = [0.25f32, 0.75, 0.75, 0.25].to_vec();
-        for (i, value) in values.iter().enumerate() {
-            assert!((value - row[i % 4] * row[i / 4]).abs() < 1e-6);
+        for row in [
+            &[0.5, 0.5][..],
+            &[0.5, 1.0, 0.5],
+            &[0.25, 0.75, 0.75, 0.25],
+            &[1.0 / 6.0, 0.5, 5.0 / 6.0, 5.0 / 6.0, 0.5, 1.0 / 6.0],
+            &[0.25, 0.5, 0.75, 1.0, 0.75, 0.5, 0.25],
+        ] {
+            let width = row.len();
+            let values = filled(Filler::Bilinear, &Shape::from([1, 1, width, width]));
+            for (i, value) in values.iter().enumerate() {
+                let expected: f32 = row[i % width] * row[i / width];
+                assert!((value - expected).abs() < 1e-6, "{values:?}, not of {row:?}");
+            }
         }
         let mut flat = [0.0; 6];
         assert!(Filler::Bilinear.fill(0, &Shape::from([2, 3]), &mut flat).is_err());

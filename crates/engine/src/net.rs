@@ -172,6 +172,12 @@ impl Net {
             spec,
         };
         net.size_buffers();
+        for index in 0..net.layers.len() {
+            let blobs = mem::take(&mut net.spec.layers[index].blobs);
+            if !blobs.is_empty() {
+                net.copy_layer_blobs(index, &blobs)?;
+            }
+        }
         Ok(net)
     }
 

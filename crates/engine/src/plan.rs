@@ -197,9 +197,9 @@ impl Plan {
                 plan.needs_backward = true;
                 for (i, propagate) in plan.propagate_down.iter_mut().enumerate() {
                     *propagate |= match layer.bottom_gradient(i) {
-                        BottomGradient::Computed | BottomGradient::Zero => true,
-                        // Caffe asks for none here either.
-                        BottomGradient::Label(_) => false,
+                        BottomGradient::Computed => true,
+                        // Caffe asks for none of labels either.
+                        BottomGradient::Zero | BottomGradient::Label(_) => false,
                         // Off the way to a loss nobody misses it: an Accuracy layer, say.
                         BottomGradient::Step => {
                             plan.tops.iter().any(is_under_loss) && spec.propagate_down.get(i) != Some(&false)

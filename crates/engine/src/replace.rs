@@ -111,6 +111,7 @@ impl LayerSpec {
             type_name: "Input",
             message: input_layer(&self.message, &shapes),
             kind: LayerKind::Input(InputSpec { shapes }),
+            blobs: Vec::new(),
             ..self.clone()
         }
     }

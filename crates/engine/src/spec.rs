@@ -9,6 +9,7 @@ mod loss_layers;
 mod neuron_layers;
 mod python_layer;
 mod recurrent_layers;
+mod row_layers;
 mod shape_layers;
 mod solver;
 mod source_layers;
@@ -21,12 +22,13 @@ pub use loss_layers::*;
 pub use neuron_layers::*;
 pub use python_layer::*;
 pub use recurrent_layers::*;
+pub use row_layers::*;
 pub use shape_layers::*;
 pub use solver::*;
 pub use source_layers::*;
 pub use vision_layers::*;
 
-use sparknet_proto::caffe::{self, LayerParameter, NetParameter, NetStateRule};
+use sparknet_proto::caffe::{self, BlobProto, LayerParameter, NetParameter, NetStateRule};
 
 use crate::{SpecError, layers};
 
@@ -145,6 +147,8 @@ pub struct LayerSpec {
     pub params: Vec<ParamSpec>,
     /// Whether to backpropagate to each bottom; empty where the net decides.
     pub propagate_down: Vec<bool>,
+    /// Values that the file gives the layer's parameter blobs, in place of their fillers; empty for none.
+    pub blobs: Vec<BlobProto>,
     /// The message that the layer came from, without its blobs: snapshots carry it.
     pub message: LayerParameter,
 }
@@ -236,7 +240,7 @@ impl LayerSpec {
         };
 
         let mut message = layer.clone();
-        message.blobs.clear();
+        let blobs = std::mem::take(&mut message.blobs);
         message.set_phase(phase.to_proto());
         let kind = (def.parse)(&message).map_err(field_error)?;
         let mut tops = layer.top.clone();
@@ -290,6 +294,7 @@ impl LayerSpec {
             loss_weights,
             params,
             propagate_down: layer.propagate_down.clone(),
+            blobs,
             message,
         })
     }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use sparknet_proto::caffe::{BlobProto, LayerParameter, NetParameter};
+use sparknet_proto::caffe::{BlobProto, NetParameter};
 
 use crate::{Error, Net, Shape};
 
@@ -74,25 +74,26 @@ impl Net {
                 // Without parameters, or with those of other layers alone, which HDF5 files leave out.
                 continue;
             }
-            self.copy_layer_weights(index, source)?;
+            self.copy_layer_blobs(index, &source.blobs)?;
             taken += 1;
         }
         Ok(taken)
     }
 
-    fn copy_layer_weights(&mut self, index: usize, source: &LayerParameter) -> Result<(), Error> {
+    pub(crate) fn copy_layer_blobs(&mut self, index: usize, blobs: &[BlobProto]) -> Result<(), Error> {
+        let layer = self.spec().layers[index].name.clone();
         let error = |fact: String| Error::Weights {
-            layer: source.name().to_owned(),
+            layer: layer.clone(),
             fact,
         };
-        let (found, wanted) = (source.blobs.len(), self.layer_params(index).len());
+        let (found, wanted) = (blobs.len(), self.layer_params(index).len());
         let is_shared = |id: &usize| self.params()[*id].layer != index;
         if found > wanted || !self.layer_params(index)[found..].iter().all(is_shared) {
             return Err(error(format!(
                 "the file has {found} blobs and the layer {wanted}: rename the layer to train it from scratch"
             )));
         }
-        for (position, blob) in source.blobs.iter().enumerate() {
+        for (position, blob) in blobs.iter().enumerate() {
             let param = self.params()[self.layer_params(index)[position]].clone();
             if is_left_out(blob) && param.layer != index {
                 continue;

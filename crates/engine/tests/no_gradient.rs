@@ -160,6 +160,29 @@ fn a_gradient_that_is_asked_for_is_an_error_too() {
 }
 
 #[test]
+fn the_first_layer_is_named_and_what_is_off_stays_off() {
+    let contrastive = "type: 'ContrastiveLoss' bottom: 'ip' bottom: 'x' bottom: 'one'";
+    let text = with_layer("", contrastive, "")
+        + "layer { name: 'later' type: 'Threshold' bottom: 'ip' top: 't' loss_weight: 1 }";
+    let error = net(&text, Phase::Train).err().unwrap();
+    // x is fed.
+    let remedy = "write propagate_down: true propagate_down: false propagate_down: false into it";
+    assert!(error.starts_with("layer 'L' ") && error.contains(remedy), "{error}");
+}
+
+#[test]
+fn what_is_cut_off_from_the_loss_does_not_run_backward() {
+    let scale = "type: 'Scale' bottom: 'ip' propagate_down: false";
+    let mut net = net(&with_layer("", scale, ""), Phase::Train).unwrap();
+    net.forward().unwrap();
+    net.blob_diff_mut("ip").unwrap().fill(1.0);
+    net.backward();
+    let ip = net.spec().layers.iter().position(|layer| layer.name == "ip").unwrap();
+    let bias = net.params()[net.layer_params(ip)[1]].range.clone();
+    assert_eq!(net.gradient_arena()[bias], [0.0; 3]);
+}
+
+#[test]
 fn a_top_whose_gradient_is_dropped_is_an_error_where_a_loss_has_one() {
     let softmax = "type: 'SoftmaxWithLoss' bottom: 'ip' bottom: 'label' top: 'y' top: 'second'";
     let lstm =
@@ -186,6 +209,12 @@ fn a_top_whose_gradient_is_dropped_is_an_error_where_a_loss_has_one() {
         );
         build("", "loss_weight: 1 propagate_down: false").unwrap_or_else(|error| panic!("{error}"));
         build("", "").unwrap_or_else(|error| panic!("{error}"));
+        // The way to the loss may be longer.
+        let error = build(
+            "",
+            "} layer { name: 'R2' type: 'Power' bottom: 'z' top: 'z2' loss_weight: 1",
+        );
+        assert!(error.err().unwrap().contains("top 'second', by which layer 'R'"));
         let weights = if type_name == "LSTM" { "loss_weight: 0" } else { "" };
         let error = build(&format!("loss_weight: 1 loss_weight: 1 {weights}"), "")
             .err()
@@ -221,6 +250,23 @@ fn nobody_else_is_bothered() {
             "",
         ),
         ("force_backward: true", embed, ""),
+        // Nothing before a top learns whose gradient is dropped.
+        (
+            "",
+            "type: 'SoftmaxWithLoss' bottom: 'x' bottom: 'label' top: 'y' top: 'second'",
+            "loss_weight: 1 loss_weight: 1",
+        ),
+        // Nobody learns from what reads it.
+        (
+            "force_backward: true",
+            "type: 'SoftmaxWithLoss' bottom: 'ip' bottom: 'label' top: 'y' top: 'second'",
+            "} layer { name: 'R' type: 'Power' bottom: 'second' top: 'z'",
+        ),
+        (
+            "force_backward: true",
+            "type: 'AbsVal' bottom: 'ip'",
+            "} layer { name: 'T' type: 'Threshold' bottom: 'ip' top: 't' } layer { name: 'S' type: 'Silence' bottom: 't'",
+        ),
         // The shape alone counts.
         (
             "",

@@ -1,6 +1,6 @@
 //! Options of layers and solvers that neither a golden case nor a gradient tells from their defaults.
 
-use sparknet_engine::{Net, NetSpec, NetState, Phase, Shape, Solver, SolverSpec, net::NoData};
+use sparknet_engine::{Net, NetSpec, NetState, Phase, Shape, Solver, SolverSpec, net::NoData, spec::LayerKind};
 use sparknet_proto::{caffe::NetParameter, text};
 
 /// A net of layer L with these fields, which reads inputs b0, b1 … of these shapes.
@@ -177,4 +177,82 @@ fn the_smoothed_loss_is_the_mean_of_the_last() {
         means.push(solver.average_loss());
     }
     assert_eq!(means, [3.0, 4.5, 6.0, 9.0]);
+}
+
+#[test]
+fn a_layer_may_bring_its_own_weights() {
+    let layer =
+        "type: 'InnerProduct' inner_product_param { num_output: 2 } blobs { shape { dim: 2 dim: 1 } data: 3 data: 4 }";
+    let bias = "blobs { shape { dim: 2 } data: 5 data: 6 }";
+    let net = net(&format!("{layer} {bias}"), &[&[1, 1]]);
+    assert_eq!(net.param_arena(), [3.0, 4.0, 5.0, 6.0]);
+    // Nets that are made from it have those of their own file.
+    assert!(net.spec().to_proto().layer[1].blobs.is_empty());
+    let text = "layer { name: 'x' type: 'Input' top: 'x' input_param { shape { dim: 1 dim: 1 } } }";
+    let text = format!("{text} layer {{ name: 'L' bottom: 'x' top: 'y' {layer} }}");
+    let spec = NetSpec::from_proto(&text::parse("net", &text).unwrap(), NetState::new(Phase::Train)).unwrap();
+    let error = Net::new(spec, &mut NoData, 1).err().unwrap().to_string();
+    assert!(
+        error.contains("'L'") && error.contains("1 blobs and the layer 2"),
+        "{error}"
+    );
+}
+
+#[test]
+fn dropping_nothing_is_the_identity() {
+    let mut net = net("type: 'Dropout' dropout_param { dropout_ratio: 0 }", &[&[1000]]);
+    let x: Vec<f32> = (0..1000).map(|i| i as f32).collect();
+    net.blob_data_mut("b0").unwrap().copy_from_slice(&x);
+    net.forward().unwrap();
+    assert_eq!(net.blob_data("y").unwrap(), x);
+    for ratio in ["1", "-0.1", "nan"] {
+        let layer = format!("dropout_param {{ dropout_ratio: {ratio} }}");
+        let error = kind("Dropout", &layer).unwrap_err();
+        assert!(error.contains("from 0 on and below 1"), "{error}");
+    }
+    let uniform = "inner_product_param { num_output: 1 weight_filler { type: 'uniform' sparse: 2 } }";
+    let error = kind("InnerProduct", uniform).unwrap_err();
+    assert!(error.contains("sparse goes with type gaussian"), "{error}");
+}
+
+/// A layer of type `type_name`, or what is wrong with it.
+fn kind(type_name: &str, fields: &str) -> Result<LayerKind, String> {
+    let bottom = if type_name.ends_with("Data") {
+        "top: 'x'"
+    } else {
+        "bottom: 'x'"
+    };
+    let text = format!("layer {{ name: 'L' type: '{type_name}' {bottom} top: 'y' {fields} }}");
+    let message: NetParameter = text::parse("net", &text).unwrap_or_else(|error| panic!("{error}"));
+    let spec = NetSpec::from_proto(&message, NetState::new(Phase::Train)).map_err(|error| error.to_string())?;
+    Ok(spec.layers[0].kind.clone())
+}
+
+#[test]
+fn the_old_names_of_transforms_are_read_or_refused() {
+    for (type_name, message, wanted) in [
+        ("Data", "data_param", "source: 's' batch_size: 1"),
+        ("ImageData", "image_data_param", "source: 's' batch_size: 1"),
+        ("WindowData", "window_data_param", "source: 's' batch_size: 1"),
+    ] {
+        let with = |field: &str| {
+            let fields = format!("{message} {{ {wanted} {field} }} transform_param {{ crop_size: 8 }}");
+            kind(type_name, &fields)
+        };
+        with("").unwrap();
+        for field in ["scale: 2", "mean_file: 'm'", "crop_size: 4", "mirror: true"] {
+            if (type_name, field) == ("WindowData", "scale: 2") {
+                // The one that Caffe still reads.
+                assert_eq!(with(field).unwrap().source().unwrap().1.scale, 2.0);
+                continue;
+            }
+            let error = with(field).unwrap_err();
+            let name = format!("{message}.{}", field.split(':').next().unwrap());
+            assert!(error.contains(&name) && error.contains("transform_param"), "{error}");
+        }
+    }
+    let data = "data_param { source: 's' batch_size: 1 force_encoded_color: true }";
+    assert!(kind("Data", data).unwrap().source().unwrap().1.force_color);
+    let error = kind("Data", &format!("{data} transform_param {{ force_gray: true }}")).unwrap_err();
+    assert!(error.contains("both force_color and force_gray"), "{error}");
 }

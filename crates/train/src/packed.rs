@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use sparknet_engine::{NetState, Phase, SolverSpec};
+use sparknet_engine::{NetState, Phase, SolverSpec, spec};
 use sparknet_proto::{
     caffe::{NetParameter, SolverParameter},
     upgrade,
@@ -182,28 +182,9 @@ impl PackedJob {
     /// Feeds a net by rows and renames the files that it asks for.
     fn take(&mut self, net: Option<&mut NetParameter>, folder: &Path) -> Result<(), Error> {
         let Some(net) = net else { return Ok(()) };
-        let wanted = feed_by_rows(net)?;
-        self.wanted.shape = self.wanted.shape.or(wanted.shape);
-        if wanted.color != Default::default() {
-            self.wanted.color = wanted.color;
-        }
-        self.wanted.crop_size = self.wanted.crop_size.max(wanted.crop_size);
-        if self.wanted.columns.is_empty() {
-            self.wanted.columns = wanted.columns;
-        } else if !wanted.columns.is_empty() && wanted.columns != self.wanted.columns {
-            return Err(Error::Usage(
-                "the CoSData layers of the nets name different columns: give all the same".to_owned(),
-            ));
-        }
+        feed_by_rows(net, &mut self.wanted)?;
         for layer in &mut net.layer {
-            let tops = layer.cos_data_param.iter_mut().flat_map(|param| &mut param.top);
-            let transforms = tops
-                .map(|top| &mut top.transform_param)
-                .chain([&mut layer.transform_param]);
-            for mean_file in transforms
-                .flatten()
-                .filter_map(|transform| transform.mean_file.as_mut())
-            {
+            for mean_file in spec::mean_files(layer) {
                 let path = resolve(mean_file, folder);
                 if !path.is_file() {
                     return Err(Error::Path {

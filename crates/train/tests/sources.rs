@@ -11,7 +11,7 @@ use sparknet_proto::{caffe::NetParameter, text};
 use sparknet_train::{
     feeds::{FeedOpener, FeedSettings},
     job::{Job, Stages},
-    rows::feed_by_rows,
+    rows::{RowsWanted, feed_by_rows},
     run::{RunSettings, Sync},
     worker::WorkerResult,
 };
@@ -131,7 +131,8 @@ const COS_NET: &str = r#"
 #[test]
 fn cos_data_gives_each_top_its_column() {
     let mut message: NetParameter = text::parse("net", COS_NET).unwrap();
-    let wanted = feed_by_rows(&mut message).unwrap();
+    let mut wanted = RowsWanted::default();
+    feed_by_rows(&mut message, &mut wanted).unwrap();
     let columns = [("image", 4), ("words", 3), ("target", 2), ("weight", 1)];
     assert_eq!(wanted.columns, columns.map(|(name, count)| (name.to_owned(), count)));
     assert_eq!(wanted.shape, Some([1, 2, 2]));
@@ -204,7 +205,7 @@ fn cos_data_gives_each_top_its_column() {
         "{error}"
     );
     let twice = COS_NET.replace("INT_ARRAY", "RAW_IMAGE");
-    let error = feed_by_rows(&mut text::parse("net", &twice).unwrap())
+    let error = feed_by_rows(&mut text::parse("net", &twice).unwrap(), &mut RowsWanted::default())
         .unwrap_err()
         .to_string();
     assert!(error.contains("tops 'words' and 'image' both hold images"), "{error}");
@@ -216,7 +217,12 @@ fn cos_data_of_values_and_a_label_is_fed_like_data() {
       cos_data_param { batch_size: 2 top { name: "image" type: RAW_IMAGE channels: 1 height: 2 width: 2 }
         top { name: "class" type: INT sample_num_axes: 0 } } }"#;
     let mut message: NetParameter = text::parse("net", plain).unwrap();
-    let wanted = feed_by_rows(&mut message).unwrap();
+    let mut wanted = RowsWanted::default();
+    feed_by_rows(&mut message, &mut wanted).unwrap();
     assert!(wanted.columns.is_empty());
     assert_eq!(message.layer[0].r#type(), "Data");
+    // Rows have either values and a label or columns.
+    let error = feed_by_rows(&mut text::parse("net", COS_NET).unwrap(), &mut wanted).unwrap_err();
+    let error = error.to_string();
+    assert!(error.contains("'data'") && error.contains("other columns"), "{error}");
 }

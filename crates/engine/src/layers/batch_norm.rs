@@ -197,7 +197,7 @@ pub(super) const GRADIENT_CASES: &[super::GradientCase] = &[
 #[cfg(test)]
 mod tests {
     use super::super::gradient_check::{input, net, run};
-    use crate::Net;
+    use crate::{Net, Phase, net::NoData};
 
     fn layer(dims: &[usize], params: &str) -> Result<Net, String> {
         let layer = format!("layer {{ name: 'L' type: 'BatchNorm' bottom: 'x' top: 'y' {params} }}");
@@ -223,6 +223,36 @@ mod tests {
         let mut net = layer(&[2, 1], "batch_norm_param { use_global_stats: true eps: 0.25 }").unwrap();
         assert_eq!(run(&mut net, &[("x", &[3.0, -1.0])]).unwrap()["y"], [6.0, -2.0]);
         assert_eq!(net.param_arena(), [0.0; 3]);
+    }
+
+    #[test]
+    fn tests_normalise_by_what_is_stored() {
+        let y = |phase: Phase, params: &str| {
+            let mut spec = layer(&[2, 1], params).unwrap().spec().clone();
+            spec.state.phase = phase;
+            let mut net = Net::new(spec, &mut NoData, 1).unwrap();
+            // The mean is 2 and the variance 8.
+            net.param_arena_mut().copy_from_slice(&[3.0, 12.0, 1.5]);
+            let y = run(&mut net, &[("x", &[5.0, -1.0])]).unwrap()["y"].clone();
+            (y, net.param_arena().to_vec())
+        };
+        let stored = (vec![1.0, -1.0], vec![3.0, 12.0, 1.5]);
+        assert_eq!(y(Phase::Test, "batch_norm_param { eps: 1 }"), stored);
+        assert_eq!(
+            y(Phase::Train, "batch_norm_param { eps: 1 use_global_stats: true }"),
+            stored
+        );
+        // The batch's mean is 2, too, and its variance 9.
+        let batch = (vec![0.75, -0.75], vec![0.5 * 3.0 + 2.0, 0.5 * 12.0 + 18.0, 1.75]);
+        let params = "moving_average_fraction: 0.5 eps: 7";
+        assert_eq!(y(Phase::Train, &format!("batch_norm_param {{ {params} }}")), batch);
+        assert_eq!(
+            y(
+                Phase::Test,
+                &format!("batch_norm_param {{ {params} use_global_stats: false }}")
+            ),
+            batch
+        );
     }
 
     #[test]

@@ -240,6 +240,24 @@ mod tests {
     }
 
     #[test]
+    fn images_are_padded_to_whole_bins() {
+        let y = |params: &str, dims: &[usize]| {
+            let x: Vec<f32> = (1..=dims.iter().product()).map(|i| i as f32).collect();
+            let mut net = net(&text(params, dims)).unwrap();
+            run(&mut net, &[("x", &x)]).unwrap()["y"].clone()
+        };
+        // 2 × 2 bins of 2 × 2 pixels, which begin a pixel above and left of the image.
+        assert_eq!(y("pyramid_height: 2", &[1, 1, 3, 3]), [9.0, 1.0, 3.0, 7.0, 9.0]);
+        // Padding counts in a mean.
+        assert_eq!(
+            y("pyramid_height: 2 pool: AVE", &[1, 1, 3, 3]),
+            [5.0, 0.25, 1.25, 2.75, 7.0]
+        );
+        // Above alone.
+        assert_eq!(y("pyramid_height: 2", &[1, 1, 3, 4]), [12.0, 2.0, 4.0, 10.0, 12.0]);
+    }
+
+    #[test]
     fn stochastic_bins_draw_one_of_their_values() {
         let x: Vec<f32> = (0..2 * 4 * 4 * 50).map(|i| 1.0 + (i % 16) as f32).collect();
         let mut net = net(&text("pyramid_height: 3 pool: STOCHASTIC", &[2, 50, 4, 4])).unwrap();

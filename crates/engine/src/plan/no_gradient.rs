@@ -48,7 +48,7 @@ impl Plan {
                 }
             }
             let is_under_loss = |top: &usize| self.blobs[*top].loss_weight != 0.0 || under_loss[*top];
-            if !plan.needs_backward || !plan.tops.iter().any(is_under_loss) {
+            if !plan.tops.iter().any(is_under_loss) {
                 continue;
             }
             let learned = plan

@@ -49,6 +49,36 @@ impl TransformSpec {
     }
 }
 
+/// The `transform_param` of a Data, ImageData or WindowData layer, with `data_param.force_encoded_color`, which Caffe had
+/// before `force_color`.
+///
+/// # Errors
+/// The layer's own message has a field that Caffe moved to `transform_param` and no longer reads.
+pub(super) fn record_transform(layer: &LayerParameter) -> Parsed<Option<TransformationParameter>> {
+    macro_rules! moved {
+        ($($message:ident: $($field:ident)*;)*) => {
+            [$($((stringify!($message), stringify!($field),
+                layer.$message.as_ref().is_some_and(|param| param.$field.is_some())),)*)*]
+        };
+    }
+    let moved = moved! {
+        data_param: scale mean_file crop_size mirror;
+        image_data_param: scale mean_file crop_size mirror;
+        window_data_param: mean_file crop_size mirror;
+    };
+    if let Some((message, field, _)) = moved.into_iter().find(|(.., is_given)| *is_given) {
+        return Err(format!(
+            "{message}.{field} is of old nets and would not be looked at: move it to transform_param"
+        ));
+    }
+    let mut transform = layer.transform_param.clone();
+    let data_param = layer.data_param.as_ref();
+    if data_param.is_some_and(|param| param.force_encoded_color()) {
+        transform.get_or_insert_default().force_color = Some(true);
+    }
+    Ok(transform)
+}
+
 /// `Data`.
 #[derive(Clone, Debug)]
 pub struct DataSpec {
@@ -91,7 +121,7 @@ impl DataSpec {
             batch_size: required(param.batch_size, "data_param.batch_size")?,
             rand_skip: param.rand_skip() as usize,
             prefetch: param.prefetch().max(1) as usize,
-            transform: TransformSpec::parse(layer.transform_param.as_ref())?,
+            transform: TransformSpec::parse(record_transform(layer)?.as_ref())?,
         }))
     }
 }

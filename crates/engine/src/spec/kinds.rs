@@ -177,6 +177,9 @@ pub(super) fn filler(message: Option<&FillerParameter>) -> Parsed<Filler> {
         filler_parameter::VarianceNorm::FanOut => VarianceNorm::FanOut,
         filler_parameter::VarianceNorm::Average => VarianceNorm::Average,
     };
+    if message.sparse() >= 0 && message.r#type() != "gaussian" {
+        return Err("a filler's sparse goes with type gaussian only: remove it".to_owned());
+    }
     Ok(match message.r#type() {
         "constant" => Filler::Constant(message.value()),
         "uniform" => Filler::Uniform {
@@ -252,10 +255,8 @@ pub struct DropoutSpec {
 impl DropoutSpec {
     pub(crate) fn parse(layer: &LayerParameter) -> Parsed<LayerKind> {
         let ratio = layer.dropout_param.unwrap_or_default().dropout_ratio();
-        if !(ratio > 0.0 && ratio < 1.0) {
-            return Err(format!(
-                "dropout_ratio is {ratio}: give a number between 0 and 1, both excluded"
-            ));
+        if !(0.0..1.0).contains(&ratio) {
+            return Err(format!("dropout_ratio is {ratio}: give a number from 0 on and below 1"));
         }
         Ok(LayerKind::Dropout(Self { ratio }))
     }

@@ -4,6 +4,7 @@ use sparknet_proto::caffe::{CoSDataParameter, LayerParameter, TopBlob, top_blob}
 
 use super::{
     LayerKind, TransformSpec,
+    data_layers::record_transform,
     kinds::{Parsed, required},
 };
 use crate::Shape;
@@ -51,7 +52,7 @@ impl ImageDataSpec {
             new_size,
             is_color: param.is_color(),
             prefetch: prefetch(layer),
-            transform: TransformSpec::parse(layer.transform_param.as_ref())?,
+            transform: TransformSpec::parse(record_transform(layer)?.as_ref())?,
         }))
     }
 }
@@ -89,7 +90,7 @@ impl WindowDataSpec {
         if param.source().is_empty() {
             return Err("window_data_param.source is missing: give the file of windows".to_owned());
         }
-        let mut transform = TransformSpec::parse(layer.transform_param.as_ref())?;
+        let mut transform = TransformSpec::parse(record_transform(layer)?.as_ref())?;
         // The only field of the old ones that Caffe still reads; it forgets transform_param's.
         transform.scale = param.scale.unwrap_or(transform.scale);
         if transform.crop_size == 0 {
