@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use sparknet_engine::{NetState, Phase, SolverSpec};
 use sparknet_proto::{
-    caffe::{NetParameter, SolverParameter},
+    caffe::{LayerParameter, NetParameter, SolverParameter},
     upgrade,
 };
 
@@ -160,7 +160,8 @@ impl PackedJob {
         for path in paths {
             let net = sparknet_proto::read_weights(path)?;
             let is_of_net = |name: &str| layers.iter().any(|layer| layer.name == name);
-            if !net.layer.iter().any(|layer| is_of_net(layer.name())) {
+            let has_weights = |layer: &&LayerParameter| !layer.blobs.is_empty();
+            if !net.layer.iter().filter(has_weights).any(|layer| is_of_net(layer.name())) {
                 return Err(no_layer_in_common(path));
             }
             united

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import secrets
 import socket
@@ -392,10 +393,11 @@ class TaggedJobs:
 
 
 def run(
-    frame: DataFrame,
+    spark: SparkSession,
+    deal: Callable[[bool], DataFrame],
     driver: Driver,
     max_restarts: int,
-    worker: Callable[[int], Callable[..., Any]],
+    worker: Callable[[int, bool], Callable[..., Any]],
     schema: str,
     on_message: Callable[[str], None],
     page: JobPage,
@@ -403,11 +405,13 @@ def run(
 ) -> tuple[list[Any], int]:
     """Runs the workers until they have finished, again from the last committed round where they fail.
 
-    `worker` gives the function of an attempt. Returns the rows that the workers gave, and how often they
-    were restarted. `title` is what Spark's UI says on `page` before there is a first loss.
+    `deal` gives each worker a partition of rows; those that hold the same are spread over all workers where it is told
+    so, which happens once workers find their shares uneven. `worker` gives the function of an attempt, and is told the
+    same. Returns the rows that the workers gave, and how often they were restarted. `title` is what Spark's UI says on
+    `page` before there is a first loss.
     """
-    spark = frame.sparkSession
-    for attempt in range(max_restarts + 1):
+    frame, is_spread, restarts = deal(False), False, 0
+    for attempt in itertools.count():
         tag = f"{driver.tag}-{attempt}"
         jobs = TaggedJobs(spark, tag)
         driver.begin(attempt, jobs.cancel)
@@ -415,11 +419,16 @@ def run(
             if driver.is_stopped:
                 raise TrainingStoppedError(driver.committed)
             with jobs, page.described(title):
-                rows = frame.mapInArrow(worker(attempt), schema, barrier=True).collect()
+                rows = frame.mapInArrow(worker(attempt, is_spread), schema, barrier=True).collect()
+            if not rows:
+                raise TrainingError("there are no rows to train on: give a DataFrame with some")
+            if rows[0]["is_uneven"]:
+                frame, is_spread = deal(True), True
+                continue
             if driver.committed is None or not driver.committed.is_finished:
                 raise TrainingError("the workers ended without handing over the model: please report this as a bug")
             driver.hear_out()
-            return rows, attempt
+            return rows, restarts
         except (TrainingError, TrainingStoppedError):
             raise
         except KeyboardInterrupt:
@@ -427,7 +436,7 @@ def run(
             raise
         except Exception as error:
             if driver.committed and driver.committed.is_finished:
-                return [], attempt  # A worker was lost when its work was done.
+                return [], restarts  # A worker was lost when its work was done.
             if driver.is_stopped:
                 raise TrainingStoppedError(driver.committed) from error
             fatal, reason = driver.failure()
@@ -436,13 +445,12 @@ def run(
                 raise TrainingError(fatal or said) from error
             reason = reason or failures.sentence(error)
             iteration = driver.committed.iteration if driver.committed else 0
-            if attempt == max_restarts:
+            if restarts == max_restarts:
                 raise TrainingError(
-                    f"training failed {attempt + 1} times, the last time after iteration {iteration}: {reason}"
+                    f"training failed {restarts + 1} times, the last time after iteration {iteration}: {reason}"
                 ) from error
-            on_message(
-                f"{reason}; training goes on from iteration {iteration} (restart {attempt + 1} of {max_restarts})"
-            )
+            restarts += 1
+            on_message(f"{reason}; training goes on from iteration {iteration} (restart {restarts} of {max_restarts})")
     raise AssertionError("unreachable")
 
 
