@@ -33,5 +33,5 @@ def missing_package(error: BaseException) -> str | None:
 
 def of_rows(error: BaseException) -> str | None:
     """What a task said of rows or of the net, where that is what an error is about."""
-    found = re.search(r"^sparknet\.errors\.\w+: (.+)$", str(error), flags=re.MULTILINE)
+    found = re.search(r"^sparknet\.[\w.]+Error: (.+)$", str(error), flags=re.MULTILINE)
     return found[1].strip() if found else missing_package(error)
