@@ -22,6 +22,8 @@ from sparknet.spark.link import Link, LinkError
 
 #: How long workers may come one after the other: Spark starts those of a barrier stage together.
 START_TIMEOUT_S = 120.0
+#: How long Spark may take until its first executor is there, and until the next one.
+FIRST_SLOT_S, MORE_SLOTS_S = 60.0, 30.0
 #: How long Spark is given to notice by itself that a worker is gone.
 GONE_GRACE_S = 20.0
 #: A driver that did not run for longer than twice this was asleep itself.
@@ -351,11 +353,15 @@ def check_cluster(spark: SparkSession, workers: int) -> None:
         context = spark.sparkContext._jsc.sc()
         slots_now = partial(context.maxNumConcurrentTasks, context.resourceProfileManager().defaultResourceProfile())
         is_local = context.isLocal()
-    give_up_at = time.monotonic() + 30.0
-    slots = slots_now()
-    while slots is not None and slots < workers and time.monotonic() < give_up_at and not is_local:
-        time.sleep(0.5)  # Executors may still be starting.
-        slots = slots_now()
+    slots, changed_at = slots_now(), time.monotonic()
+    while slots is not None and slots < workers and not is_local:
+        # Executors may still be starting, one after the other.
+        if time.monotonic() - changed_at > (MORE_SLOTS_S if slots else FIRST_SLOT_S):
+            break
+        time.sleep(0.5)
+        before, slots = slots, slots_now()
+        if slots != before:
+            changed_at = time.monotonic()
     if slots is not None and slots < workers:
         raise TrainingError(
             f"{workers} workers have to run at once, but Spark has slots for {slots}: give it more cores or "

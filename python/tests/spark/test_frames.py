@@ -1,12 +1,14 @@
 """DataFrames as users have them: rows that hold the same, odd names, no labels, streams; and nets of all kinds."""
 
+import itertools
 import json
+from types import SimpleNamespace
 
 import pytest
 from pictures import rows
 from pyspark.ml.evaluation import RegressionEvaluator
 from pyspark.sql import functions as F
-from sparknet.spark import NetEstimator, NetModel
+from sparknet.spark import NetEstimator, NetModel, TrainingError, driver
 from sparknet.spark.data import ColumnError
 from test_fit import estimator
 
@@ -39,7 +41,9 @@ def test_rows_that_hold_the_same_are_spread_over_workers_and_batches(spark, xor,
     assert model.summary.restarts == 0 and sum(model.summary.recordsPerWorker) == 200
     again = trained(xor.repartition(5).orderBy(F.rand()), "SoftmaxWithLoss", max_iter=1000)
     assert again._parts["weights"] == model._parts["weights"]
-    one = trained(xor.where("label = 1").limit(1).crossJoin(spark.range(100)), "SoftmaxWithLoss", max_iter=1)
+    one = trained(
+        xor.where("features[0] > features[1]").limit(1).crossJoin(spark.range(100)), "SoftmaxWithLoss", max_iter=1
+    )
     assert sum(one.summary.recordsPerWorker) == 100 and min(one.summary.recordsPerWorker) > 30
 
 
@@ -161,3 +165,54 @@ def test_parameters_as_pyspark_ml_has_them(solver, train, tmp_path):
         NetEstimator.load(str(tmp_path / "model"))
     with pytest.raises(OSError, match="/nowhere/x.caffemodel cannot be written"):
         model.saveCaffeModel("/nowhere/x.caffemodel")
+
+
+def test_what_is_asked_for_reaches_the_workers(spark, solver, train, monkeypatch):
+    """Parameters that no result shows: what the workers are sent has them."""
+    sent = []
+    monkeypatch.setattr(
+        "sparknet.spark.estimator.run",
+        lambda spark, deal, driver, restarts, worker, *_: (
+            sent.append((restarts, worker(4, True).keywords["settings"])),
+            ([], 0),
+        )[1],
+    )
+    given = {"memoryPerWorkerMb": 3, "compress": "f16", "threadsPerWorker": 2, "history": "average", "tau": 6}
+    given |= {"syncTimeout": 77.0, "allowNan": True, "commitInterval": 9, "maxRestarts": 8, "seed": 5}
+    with pytest.raises(TrainingError, match="handed over no model"):
+        estimator(solver, driverHost="here", onBadRow="skip", **given).fit(train)
+    ((restarts, settings),) = sent
+    assert (settings.attempt, settings.is_spread, restarts, settings.driver_hosts) == (4, True, 8, ["here"])
+    assert settings.rules.memory_limit_bytes == 3 << 20 and settings.rules.skip_bad
+    assert (settings.compress, settings.threads, settings.history, settings.tau) == ("f16", 2, "average", 6)
+    assert (settings.timeout_s, settings.allow_nan, settings.commit_interval, settings.seed) == (77.0, True, 9, 5)
+
+
+def test_neither_memory_nor_a_file_changes_a_run_and_f16_hardly_does(solver, train):
+    runs = [{}, {"memoryPerWorkerMb": 0}, {"compress": "f16"}]
+    plain, spilled, rounded = (estimator(solver, **run).fit(train) for run in runs)
+    assert spilled._parts["weights"] == plain._parts["weights"] != rounded._parts["weights"]
+    assert abs(rounded.evaluate(train).loss - plain.evaluate(train).loss) < 0.01
+
+
+def test_a_cluster_that_grows_is_waited_for_and_one_that_comes_and_goes_is_refused(monkeypatch):
+    slots = iter([0, 0, 1, 1, 2])
+    context = SimpleNamespace(
+        maxNumConcurrentTasks=lambda profile: next(slots),
+        resourceProfileManager=lambda: SimpleNamespace(defaultResourceProfile=lambda: None),
+        isLocal=lambda: False,
+    )
+    settings: dict[str, str] = {}
+    spark = SimpleNamespace(conf=settings, sparkContext=SimpleNamespace(_jsc=SimpleNamespace(sc=lambda: context)))
+    now = [0.0]
+    monkeypatch.setattr(
+        driver, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=lambda seconds: now.__setitem__(0, now[0] + 25))
+    )
+    driver.check_cluster(spark, 2)
+    assert now == [100.0]
+    slots = itertools.chain([0, 1], itertools.repeat(1))
+    with pytest.raises(TrainingError, match="2 workers have to run at once, but Spark has slots for 1: give it more"):
+        driver.check_cluster(spark, 2)
+    settings["spark.dynamicAllocation.enabled"] = "true"
+    with pytest.raises(TrainingError, match="spark.dynamicAllocation.enabled is true, but all workers have to run at"):
+        driver.check_cluster(spark, 2)
