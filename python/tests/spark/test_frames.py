@@ -4,7 +4,9 @@ import itertools
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import sparknet
 from pictures import rows
 from pyspark.ml.evaluation import RegressionEvaluator
 from pyspark.sql import functions as F
@@ -19,11 +21,11 @@ HIDDEN = """layer { name: "ip1" type: "InnerProduct" bottom: "data" top: "ip1"
 layer { name: "tanh" type: "TanH" bottom: "ip1" top: "ip1" }"""
 
 
-def trained(frame, loss, outputs=2, data=DATA, against="label", max_iter=400, **params):
+def trained(frame, loss, outputs=2, data=DATA, against="label", max_iter=400, also="", **params):
     """A small net with a loss that reads its last layer."""
     net = f"""{data} {HIDDEN} layer {{ name: "ip2" type: "InnerProduct" bottom: "ip1" top: "ip2"
       inner_product_param {{ num_output: {outputs} weight_filler {{ type: "xavier" }} }} }}
-      layer {{ name: "loss" type: "{loss}" bottom: "ip2" bottom: "{against}" top: "loss" }}"""
+      layer {{ name: "loss" type: "{loss}" bottom: "ip2" bottom: "{against}" top: "loss" {also} }}"""
     solver = f'base_lr: 0.3 lr_policy: "fixed" momentum: 0.9 random_seed: 3 max_iter: {max_iter}'
     return NetEstimator(solver=solver, net=net, verbose=False, syncTimeout=60.0, **params).fit(frame)
 
@@ -54,6 +56,19 @@ def test_what_any_loss_reads_is_the_prediction(xor, loss, outputs):
     for row in out.distinct().collect():
         found = row["prediction"] if outputs == 2 else float(row["prediction"] > 0)
         assert found == row["label"]
+
+
+def test_an_infogain_matrix_goes_where_the_net_goes(xor, tmp_path):
+    matrix = tmp_path / "infogain.binaryproto"
+    blob = sparknet.io.array_to_blobproto(np.eye(2, dtype=np.float32).reshape(1, 1, 2, 2))
+    matrix.write_bytes(blob.SerializeToString())
+    named = f'infogain_loss_param {{ source: "{matrix}" }}'
+    model = trained(xor, "InfogainLoss", also=named)
+    matrix.unlink()
+    found = model.evaluate(xor)
+    assert found.loss < 0.1 and model.transform(xor).where("prediction = label").count() == 200
+    with pytest.raises(ValueError, match="infogain.binaryproto: the infogain matrix does not exist: write it, or"):
+        trained(xor, "InfogainLoss", also=named)
 
 
 def test_a_regression_and_a_net_without_labels(spark, xor):
