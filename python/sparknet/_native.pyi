@@ -55,6 +55,9 @@ class Message:
     @staticmethod
     def parse(type_name: str, text: str) -> Message:
         """Reads a message from its text form."""
+    @staticmethod
+    def decode(type_name: str, content: bytes) -> Message:
+        """Reads a message from its binary form, a mean image's BlobProto say."""
     def with_fields(self, **fields: Any) -> Message:
         """A copy with these fields set."""
     def HasField(self, name: str) -> bool:

@@ -7,7 +7,50 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from sparknet._native import Message
 from sparknet.errors import FileError, InputError, MissingFileError
+
+
+def array_to_blobproto(values: np.ndarray, diff: np.ndarray | None = None) -> Message:
+    """An array as a BlobProto, and its gradient beside it."""
+    fields = {} if diff is None else {"diff": np.asarray(diff, np.float32).ravel().tolist()}
+    shape = Message("BlobShape", dim=list(values.shape))
+    return Message("BlobProto", shape=shape, data=np.asarray(values, np.float32).ravel().tolist(), **fields)
+
+
+def blobproto_to_array(blob: Message, return_diff: bool = False) -> np.ndarray:
+    """What a BlobProto holds as an array, also one of old Caffe's with num, channels, height and width."""
+    values = np.asarray(blob.diff if return_diff else (blob.data or blob.double_data), np.float32)
+    legacy = any(blob.HasField(name) for name in ("num", "channels", "height", "width"))
+    shape = [blob.num, blob.channels, blob.height, blob.width] if legacy else list(blob.shape.dim)
+    if values.size != np.prod(shape, dtype=int):
+        raise InputError(f"a BlobProto has {values.size} values, and its shape is {shape}: it is damaged")
+    return values.reshape(shape)
+
+
+def array_to_datum(pixels: np.ndarray, label: int | None = None) -> Message:
+    """An image ``(c, h, w)`` as a Datum: bytes where it is uint8, and floats otherwise."""
+    if pixels.ndim != 3:
+        raise InputError(f"a Datum is an image (c, h, w), and this array has shape {pixels.shape}")
+    channels, height, width = pixels.shape
+    content = (
+        {"data": pixels.tobytes()}
+        if pixels.dtype == np.uint8
+        else {"float_data": pixels.astype(float).flatten().tolist()}
+    )
+    labelled = {} if label is None else {"label": int(label)}
+    return Message("Datum", channels=channels, height=height, width=width, **content, **labelled)
+
+
+def datum_to_array(datum: Message) -> np.ndarray:
+    """A Datum's image ``(c, h, w)``."""
+    shape = (datum.channels, datum.height, datum.width)
+    values = np.frombuffer(datum.data, np.uint8) if len(datum.data) else np.asarray(datum.float_data, float)
+    if values.size != np.prod(shape, dtype=int):
+        raise InputError(
+            f"a Datum has {values.size} values, and its shape is {shape}: decode it first, or it is damaged"
+        )
+    return values.reshape(shape)
 
 
 def load_image(filename: str | os.PathLike[str], color: bool = True) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -222,23 +222,54 @@ class Net:
         Returns:
             Arrays with a row a record, by name.
         """
-        lengths = {len(array) for array in inputs.values()}
-        if len(lengths) != 1:
-            raise InputError(f"forward_all wants arrays of one length, and these have {sorted(lengths)}")
-        (length,) = lengths
-        batch_size = self._blob(self.inputs[0]).shape[0] if self.inputs else 0
         parts: dict[str, list[np.ndarray]] = {}
-        for begin in range(0, length, max(batch_size, 1)):
-            batch = {name: np.asarray(array[begin : begin + batch_size]) for name, array in inputs.items()}
-            count = min(batch_size, length - begin)
-            if count < batch_size:
-                # The last batch is filled up with its first record, and cut again.
-                batch = {name: np.concatenate([a, a[:1].repeat(batch_size - count, 0)]) for name, a in batch.items()}
-            for name, values in self.forward(blobs, **batch).items():
-                if values.ndim == 0 or len(values) != batch_size:
-                    raise InputError(f"blob '{name}' of shape {values.shape} has no row a record: leave it to forward")
-                parts.setdefault(name, []).append(values[:count].copy())
+        for count, batch in self._batches("forward_all", inputs):
+            self._collect(parts, self.forward(blobs, **batch), count)
         return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+    def forward_backward_all(
+        self, blobs: Iterable[str] | None = None, diffs: Iterable[str] | None = None, **arrays: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Computes the net and its gradients on as many records as the arrays hold, batch after batch.
+
+        Args:
+            blobs: Blobs to return beside the outputs.
+            diffs: Blobs whose gradients to return beside the inputs'.
+            arrays: Arrays of records by input blob, and of gradients by output blob, all of one length.
+
+        Returns:
+            Values and gradients: arrays with a row a record, by name.
+        """
+        values: dict[str, list[np.ndarray]] = {}
+        gradients: dict[str, list[np.ndarray]] = {}
+        for count, batch in self._batches("forward_backward_all", arrays):
+            given = {name: batch.pop(name) for name in self.outputs if name in batch}
+            # Values first: an output's array goes on to be what its gradient is computed from.
+            self._collect(values, self.forward(blobs, **batch), count)
+            self._collect(gradients, self.backward(diffs, **given), count)
+        return tuple({name: np.concatenate(found) for name, found in each.items()} for each in (values, gradients))
+
+    def _batches(self, caller: str, arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """Batches of arrays of records, and how many records of each count."""
+        lengths = {len(array) for array in arrays.values()}
+        if len(lengths) != 1:
+            raise InputError(f"{caller} wants arrays of one length, and these have {sorted(lengths)}")
+        (length,) = lengths
+        size = self._blob(self.inputs[0]).shape[0] if self.inputs else length
+        for begin in range(0, length, max(size, 1)):
+            batch = {name: np.asarray(array[begin : begin + size]) for name, array in arrays.items()}
+            count = min(size, length - begin)
+            if count < size:
+                # The last batch is filled up with its first record, and cut again.
+                batch = {name: np.concatenate([a, a[:1].repeat(size - count, 0)]) for name, a in batch.items()}
+            yield count, batch
+
+    def _collect(self, parts: dict[str, list[np.ndarray]], found: Mapping[str, np.ndarray], count: int) -> None:
+        batch_size = self._blob(self.inputs[0]).shape[0] if self.inputs else count
+        for name, values in found.items():
+            if values.ndim == 0 or len(values) != batch_size:
+                raise InputError(f"blob '{name}' of shape {values.shape} has no row a record: leave it to forward")
+            parts.setdefault(name, []).append(values[:count].copy())
 
     def set_input_arrays(self, data: np.ndarray, labels: np.ndarray | None = None) -> None:
         """Feeds the net's MemoryData layer from arrays: each ``forward``, and each iteration of a solver whose net this

@@ -74,6 +74,14 @@ impl Message {
         Ok(Self::new(read()?, false))
     }
 
+    /// Reads a message from its binary form.
+    #[staticmethod]
+    fn decode(type_name: &str, content: &[u8]) -> PyResult<Self> {
+        let found = DynamicMessage::decode(descriptor(type_name)?, content)
+            .map_err(|error| Failure::Input(format!("this is no {type_name} in binary form: {error}")))?;
+        Ok(Self::new(found, false))
+    }
+
     /// A copy with these fields set.
     #[pyo3(signature = (**fields))]
     fn with_fields(&self, fields: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {

@@ -237,6 +237,30 @@ def test_forward_all_takes_any_number_of_records():
     assert np.allclose(found, expected)
 
 
+def test_forward_backward_all_is_a_pass_for_each_record(tmp_path):
+    net = sparknet.Net(
+        sparknet.Message.parse(
+            "NetParameter",
+            """force_backward: true
+            layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 4 dim: 3 } } }
+            layer { name: "ip" type: "InnerProduct" bottom: "x" top: "ip"
+                    inner_product_param { num_output: 2 weight_filler { type: "xavier" } } }
+            layer { name: "tanh" type: "TanH" bottom: "ip" top: "y" }""",
+        ),
+        sparknet.TEST,
+    )
+    rng = np.random.default_rng(0)
+    x, dy = rng.normal(size=(7, 3)).astype(np.float32), rng.normal(size=(7, 2)).astype(np.float32)
+    values, gradients = net.forward_backward_all(blobs=["ip"], diffs=["ip"], x=x, y=dy)
+    weight, bias = (blob.data for blob in net.params["ip"])
+    y = np.tanh(x @ weight.T + bias)
+    assert np.allclose(values["ip"], x @ weight.T + bias, atol=1e-5) and np.allclose(values["y"], y, atol=1e-5)
+    d_ip = dy * (1 - y * y)
+    assert np.allclose(gradients["ip"], d_ip, atol=1e-5) and np.allclose(gradients["x"], d_ip @ weight, atol=1e-5)
+    with pytest.raises(sparknet.InputError, match="forward_backward_all wants arrays of one length, and these have"):
+        net.forward_backward_all(x=x, y=dy[:3])
+
+
 def test_dropout_draws_anew_in_each_pass_and_the_seed_fixes_it():
     text = SMALL + 'layer { name: "drop" type: "Dropout" bottom: "ip2" top: "drop" }'
 

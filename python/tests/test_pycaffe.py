@@ -109,3 +109,26 @@ def test_images_on_their_way_into_a_net_and_back(tmp_path):
     ]:
         with pytest.raises(sparknet.InputError, match=sentence):
             call()
+
+
+def test_arrays_become_messages_and_come_back():
+    pixels = np.arange(12, dtype=np.uint8).reshape(3, 2, 2)
+    datum = sparknet.io.array_to_datum(pixels, 5)
+    assert (datum.channels, datum.height, datum.width, datum.label, datum.data) == (3, 2, 2, 5, pixels.tobytes())
+    assert np.array_equal(sparknet.io.datum_to_array(datum), pixels)
+    halves = sparknet.io.array_to_datum(pixels / 2)
+    assert np.array_equal(sparknet.io.datum_to_array(halves), pixels / 2) and not halves.HasField("label")
+    blob = sparknet.io.array_to_blobproto(pixels / 2, pixels / 4)
+    again = sparknet.Message.decode("BlobProto", blob.SerializeToString())
+    assert np.array_equal(sparknet.io.blobproto_to_array(again), pixels / 2)
+    assert np.array_equal(sparknet.io.blobproto_to_array(again, return_diff=True), pixels / 4)
+    old = sparknet.Message.parse("BlobProto", "num: 1 channels: 1 height: 1 width: 2 data: 3 data: 4")
+    assert sparknet.io.blobproto_to_array(old).tolist() == [[[[3, 4]]]]
+    for call, sentence in [
+        (lambda: sparknet.io.array_to_datum(pixels[0]), r"a Datum is an image \(c, h, w\), and this array has shape"),
+        (lambda: sparknet.io.datum_to_array(datum.with_fields(width=3)), "a Datum has 12 values, and its shape is"),
+        (lambda: sparknet.io.blobproto_to_array(old.with_fields(width=3)), "a BlobProto has 2 values, and its shape"),
+        (lambda: sparknet.Message.decode("BlobProto", b"\xff\xff"), "this is no BlobProto in binary form"),
+    ]:
+        with pytest.raises(sparknet.InputError, match=sentence):
+            call()

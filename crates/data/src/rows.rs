@@ -249,7 +249,8 @@ impl RowsWriter {
                 text(first)
             ),
             _ => format!(
-                "is {}, but with {} channels and a crop_size of {crop} it has to be {0}x{crop}x{crop} at least",
+                "is {}, but with a crop_size of {crop} it has to be {}x{crop}x{crop} at least: say the rows' shape \
+                 (inputShape), or give larger rows",
                 text(shape),
                 first[0],
             ),

@@ -75,7 +75,7 @@ impl NetSource {
     }
 
     /// The layers of `state`; the files that they read by themselves are looked for as data are.
-    fn new(net: &NetParameter, state: NetState, folder: PathBuf) -> Result<Self, Error> {
+    pub(crate) fn new(net: &NetParameter, state: NetState, folder: PathBuf) -> Result<Self, Error> {
         let mut spec = NetSpec::from_proto(net, state)?;
         for layer in &mut spec.layers {
             if let LayerKind::InfogainLoss(InfogainLossSpec {

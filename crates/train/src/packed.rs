@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use sparknet_engine::{NetState, Phase, SolverSpec, spec};
 use sparknet_proto::{
-    caffe::{NetParameter, SolverParameter},
+    caffe::{LayerParameter, NetParameter, SolverParameter},
     upgrade,
 };
 
@@ -20,7 +20,7 @@ use crate::{
 pub struct PackedJob {
     /// The solver; paths in it are the names of `files`.
     pub solver: SolverParameter,
-    /// The mean files that transforms ask for: the name in the nets, and where it lies here.
+    /// The mean files and infogain matrices that the nets ask for: the name there, and where it lies here.
     pub files: Vec<(String, PathBuf)>,
     /// What the nets say of their rows.
     pub wanted: RowsWanted,
@@ -160,7 +160,13 @@ impl PackedJob {
         for path in paths {
             let net = sparknet_proto::read_weights(path)?;
             let is_of_net = |name: &str| layers.iter().any(|layer| layer.name == name);
-            if !net.layer.iter().any(|layer| is_of_net(layer.name())) {
+            let has_weights = |layer: &&LayerParameter| !layer.blobs.is_empty();
+            if !net
+                .layer
+                .iter()
+                .filter(has_weights)
+                .any(|layer| is_of_net(layer.name()))
+            {
                 return Err(no_layer_in_common(path));
             }
             united
@@ -185,21 +191,29 @@ impl PackedJob {
         feed_by_rows(net, &mut self.wanted)?;
         for layer in &mut net.layer {
             for mean_file in spec::mean_files(layer) {
-                let path = resolve(mean_file, folder);
-                if !path.is_file() {
-                    return Err(Error::Path {
-                        path,
-                        fact: "the mean file does not exist: compute it with `sparknet mean`, or correct mean_file"
-                            .to_owned(),
-                    });
-                }
-                let known = self.files.iter().position(|(_, other)| *other == path);
-                let index = known.unwrap_or(self.files.len());
-                *mean_file = format!("mean_{index}.binaryproto");
-                if known.is_none() {
-                    self.files.push((mean_file.clone(), path));
-                }
+                let hint = "the mean file does not exist: compute it with `sparknet mean`, or correct mean_file";
+                self.bring(mean_file, folder, "mean", hint)?;
             }
+            if let Some(source) = spec::infogain_file(layer) {
+                let hint = "the infogain matrix does not exist: write it, or correct infogain_loss_param.source";
+                self.bring(source, folder, "infogain", hint)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has a file sent along, and `name` be its name there: `kind` and a number.
+    fn bring(&mut self, name: &mut String, folder: &Path, kind: &str, hint: &str) -> Result<(), Error> {
+        let path = resolve(name, folder);
+        if !path.is_file() {
+            let fact = hint.to_owned();
+            return Err(Error::Path { path, fact });
+        }
+        if let Some((known, _)) = self.files.iter().find(|(_, other)| *other == path) {
+            name.clone_from(known);
+        } else {
+            *name = format!("{kind}_{}.binaryproto", self.files.len());
+            self.files.push((name.clone(), path));
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use sparknet_data::Rows;
-use sparknet_engine::{Net, NetSpec, NetState, Phase};
+use sparknet_engine::{Net, NetState, Phase};
 use sparknet_proto::caffe::NetParameter;
 
 use crate::{
@@ -49,7 +49,7 @@ impl Predictor {
             fed_by_program: false,
             repeat: false,
         };
-        let spec = NetSpec::from_proto(net, NetState::new(Phase::Test))?;
+        let spec = NetSource::new(net, NetState::new(Phase::Test), folder.to_owned())?.spec;
         let mut opener = FeedOpener::new(feed.clone());
         // Nothing is random here: the seed only fills what the weights overwrite.
         let mut net = Net::new(spec, &mut opener, feed.seed)?;
@@ -100,10 +100,7 @@ pub fn evaluate_part(
     weights: &NetParameter,
     rows: &Arc<Rows>,
 ) -> Result<Vec<u8>, Error> {
-    let source = NetSource {
-        spec: NetSpec::from_proto(net, NetState::new(Phase::Test))?,
-        folder: folder.to_owned(),
-    };
+    let source = NetSource::new(net, NetState::new(Phase::Test), folder.to_owned())?;
     let rows = WorkerRows {
         train: rows.clone(),
         test: Some(rows.clone()),

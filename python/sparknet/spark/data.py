@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import Column, DataFrame
+from pyspark.errors import AnalysisException
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -19,6 +20,8 @@ from sparknet import _native
 FEATURES, LABEL, VALIDATION = "sparknet_features", "sparknet_label", "sparknet_validation"
 #: What says where a row goes.
 _KEY = "sparknet_key"
+#: The how-manieth a row is of those that hold the same.
+_TURN = "sparknet_turn"
 
 _IMAGE_FIELDS = {"height", "width", "nChannels", "mode", "data"}
 #: OpenCV's types of 8-bit images, as Spark's image schema has them.
@@ -43,10 +46,12 @@ class Rules:
     columns: tuple[tuple[str, int], ...] = ()
 
 
-def inputs(frame: DataFrame, columns: Sequence[tuple[str, int]], features_name: str, label_name: str) -> list[Column]:
-    """The columns that feed the net: features and label, or those that a CoSData layer names."""
+def inputs(
+    frame: DataFrame, columns: Sequence[tuple[str, int]], features_name: str, label_name: str | None
+) -> list[Column]:
+    """The columns that feed the net: features, and a label where it has one, or those that a CoSData layer names."""
     if not columns:
-        return [features(frame, features_name), label(frame, label_name)]
+        return [features(frame, features_name), *([] if label_name is None else [label(frame, label_name)])]
     (first, _), *others = columns
     return [features(frame, first), *([numbers(frame, others)] if others else [])]
 
@@ -55,8 +60,7 @@ def numbers(frame: DataFrame, columns: Sequence[tuple[str, int]]) -> Column:
     """Columns of numbers, or of arrays of so many, one after the other in an array; null where one is bad."""
     parts = []
     for name, count in columns:
-        kind = _type_of(frame, name)
-        column = F.col(quoted(name))
+        column, kind = _column(frame, name)
         if isinstance(kind, T.NumericType | T.BooleanType) and count == 1:
             whole = column.cast("int") if isinstance(kind, T.BooleanType) else column
             parts.append(F.array(whole.cast("float")))
@@ -72,17 +76,17 @@ def numbers(frame: DataFrame, columns: Sequence[tuple[str, int]]) -> Column:
 
 def features(frame: DataFrame, name: str) -> Column:
     """The feature column in a form that workers take: array<float>, binary, or an image struct."""
-    kind = _type_of(frame, name)
+    column, kind = _column(frame, name)
     if type(kind).__name__ == "VectorUDT":
         from pyspark.ml.functions import vector_to_array
 
-        return vector_to_array(F.col(quoted(name)), dtype="float32").alias(FEATURES)
+        return vector_to_array(column, dtype="float32").alias(FEATURES)
     if isinstance(kind, T.ArrayType) and isinstance(kind.elementType, T.NumericType):
-        return F.col(quoted(name)).cast("array<float>").alias(FEATURES)
+        return column.cast("array<float>").alias(FEATURES)
     if isinstance(kind, T.BinaryType):
-        return F.col(quoted(name)).alias(FEATURES)
+        return column.alias(FEATURES)
     if isinstance(kind, T.StructType) and set(kind.names) >= _IMAGE_FIELDS:
-        return F.col(quoted(name)).alias(FEATURES)
+        return column.alias(FEATURES)
     raise ColumnError(
         f"column {name} is {kind.simpleString()}: features are an array of numbers, a vector, binary (raw bytes, "
         "JPEG or PNG), or an image as Spark's image source reads it"
@@ -91,26 +95,32 @@ def features(frame: DataFrame, name: str) -> Column:
 
 def label(frame: DataFrame, name: str) -> Column:
     """The label column as floats."""
-    kind = _type_of(frame, name)
+    column, kind = _column(frame, name)
+    if isinstance(kind, T.ArrayType):
+        raise ColumnError(
+            f"column {name} is {kind.simpleString()}: a label is a number; several numbers a row go through a CoSData "
+            "layer, with a top for each column"
+        )
     if not isinstance(kind, T.NumericType | T.BooleanType):
         raise ColumnError(
             f"column {name} is {kind.simpleString()}: a label is a number; index strings with StringIndexer"
         )
-    column = F.col(quoted(name))
     return (column.cast("int") if isinstance(kind, T.BooleanType) else column).cast("float").alias(LABEL)
 
 
 def validation(frame: DataFrame, name: str) -> Column:
     """The column that marks rows to test on."""
-    kind = _type_of(frame, name)
+    column, kind = _column(frame, name)
     if not isinstance(kind, T.BooleanType):
         raise ColumnError(f"column {name} is {kind.simpleString()}: validationIndicatorCol is a column of booleans")
-    return F.col(quoted(name)).alias(VALIDATION)
+    return column.alias(VALIDATION)
 
 
-def deal(frame: DataFrame, workers: int) -> DataFrame:
+def deal(frame: DataFrame, workers: int, is_spread: bool = False) -> DataFrame:
     """Gives each worker a partition of rows, as `inputs` made them: whose a row is, and its place among the others,
-    follow from what it holds, and so are the same on any cluster and after any restart.
+    follow from what it holds, and so are the same on any cluster and after any restart. Rows that hold the same are
+    one worker's, at places far from each other; where they are so many that shares are uneven, `is_spread` gives them
+    to all workers, which costs a second way through the cluster.
 
     Spark's own `repartition(workers)` starts from the partitions that rows are read in, which differ with a cluster's
     cores, and a partition comes together in the order in which executors answer.
@@ -123,13 +133,27 @@ def deal(frame: DataFrame, workers: int) -> DataFrame:
         else:
             held.append(F.col(field.name))
     keyed = frame.withColumn(_KEY, F.xxhash64(*held))
-    return keyed.repartition(workers, _KEY).sortWithinPartitions(_KEY).drop(_KEY)
+    if not is_spread:
+        keyed = keyed.repartition(workers, _KEY)
+    # Which of several rows that hold the same is the first makes no difference.
+    turn = F.row_number().over(Window.partitionBy(_KEY).orderBy(_KEY))
+    keyed = keyed.withColumn(_TURN, turn)
+    keyed = keyed.withColumn(_KEY, F.when(F.col(_TURN) == 1, F.col(_KEY)).otherwise(F.xxhash64(_KEY, _TURN)))
+    if is_spread:
+        keyed = keyed.repartition(workers, _KEY)
+    return keyed.sortWithinPartitions(_KEY).drop(_KEY, _TURN)
 
 
-def _type_of(frame: DataFrame, name: str) -> T.DataType:
-    if name not in frame.columns:
-        raise ColumnError(f"there is no column {name}; the DataFrame has {', '.join(frame.columns)}")
-    return frame.schema[name].dataType
+def _column(frame: DataFrame, name: str) -> tuple[Column, T.DataType]:
+    """A column by its name, or a field of a struct as `struct.field`, and its type."""
+    if frame.columns.count(name) > 1:
+        raise ColumnError(f"the DataFrame has several columns {name}: drop or rename all but one")
+    if name in frame.columns:
+        return F.col(quoted(name)), frame.schema[name].dataType
+    try:
+        return F.col(name), frame.select(F.col(name)).schema[0].dataType
+    except AnalysisException:
+        raise ColumnError(f"there is no column {name}; the DataFrame has {', '.join(frame.columns)}") from None
 
 
 def quoted(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import secrets
 import socket
@@ -21,6 +22,8 @@ from sparknet.spark.link import Link, LinkError
 
 #: How long workers may come one after the other: Spark starts those of a barrier stage together.
 START_TIMEOUT_S = 120.0
+#: How long Spark may take until its first executor is there, and until the next one.
+FIRST_SLOT_S, MORE_SLOTS_S = 60.0, 30.0
 #: How long Spark is given to notice by itself that a worker is gone.
 GONE_GRACE_S = 20.0
 #: A driver that did not run for longer than twice this was asleep itself.
@@ -350,11 +353,15 @@ def check_cluster(spark: SparkSession, workers: int) -> None:
         context = spark.sparkContext._jsc.sc()
         slots_now = partial(context.maxNumConcurrentTasks, context.resourceProfileManager().defaultResourceProfile())
         is_local = context.isLocal()
-    give_up_at = time.monotonic() + 30.0
-    slots = slots_now()
-    while slots is not None and slots < workers and time.monotonic() < give_up_at and not is_local:
-        time.sleep(0.5)  # Executors may still be starting.
-        slots = slots_now()
+    slots, changed_at = slots_now(), time.monotonic()
+    while slots is not None and slots < workers and not is_local:
+        # Executors may still be starting, one after the other.
+        if time.monotonic() - changed_at > (MORE_SLOTS_S if slots else FIRST_SLOT_S):
+            break
+        time.sleep(0.5)
+        before, slots = slots, slots_now()
+        if slots != before:
+            changed_at = time.monotonic()
     if slots is not None and slots < workers:
         raise TrainingError(
             f"{workers} workers have to run at once, but Spark has slots for {slots}: give it more cores or "
@@ -392,10 +399,11 @@ class TaggedJobs:
 
 
 def run(
-    frame: DataFrame,
+    spark: SparkSession,
+    deal: Callable[[bool], DataFrame],
     driver: Driver,
     max_restarts: int,
-    worker: Callable[[int], Callable[..., Any]],
+    worker: Callable[[int, bool], Callable[..., Any]],
     schema: str,
     on_message: Callable[[str], None],
     page: JobPage,
@@ -403,11 +411,13 @@ def run(
 ) -> tuple[list[Any], int]:
     """Runs the workers until they have finished, again from the last committed round where they fail.
 
-    `worker` gives the function of an attempt. Returns the rows that the workers gave, and how often they
-    were restarted. `title` is what Spark's UI says on `page` before there is a first loss.
+    `deal` gives each worker a partition of rows; those that hold the same are spread over all workers where it is told
+    so, which happens once workers find their shares uneven. `worker` gives the function of an attempt, and is told the
+    same. Returns the rows that the workers gave, and how often they were restarted. `title` is what Spark's UI says on
+    `page` before there is a first loss.
     """
-    spark = frame.sparkSession
-    for attempt in range(max_restarts + 1):
+    frame, is_spread, restarts = deal(False), False, 0
+    for attempt in itertools.count():
         tag = f"{driver.tag}-{attempt}"
         jobs = TaggedJobs(spark, tag)
         driver.begin(attempt, jobs.cancel)
@@ -415,11 +425,16 @@ def run(
             if driver.is_stopped:
                 raise TrainingStoppedError(driver.committed)
             with jobs, page.described(title):
-                rows = frame.mapInArrow(worker(attempt), schema, barrier=True).collect()
+                rows = frame.mapInArrow(worker(attempt, is_spread), schema, barrier=True).collect()
+            if not rows:
+                raise TrainingError("there are no rows to train on: give a DataFrame with some")
+            if rows[0]["is_uneven"]:
+                frame, is_spread = deal(True), True
+                continue
             if driver.committed is None or not driver.committed.is_finished:
                 raise TrainingError("the workers ended without handing over the model: please report this as a bug")
             driver.hear_out()
-            return rows, attempt
+            return rows, restarts
         except (TrainingError, TrainingStoppedError):
             raise
         except KeyboardInterrupt:
@@ -427,7 +442,7 @@ def run(
             raise
         except Exception as error:
             if driver.committed and driver.committed.is_finished:
-                return [], attempt  # A worker was lost when its work was done.
+                return [], restarts  # A worker was lost when its work was done.
             if driver.is_stopped:
                 raise TrainingStoppedError(driver.committed) from error
             fatal, reason = driver.failure()
@@ -436,13 +451,12 @@ def run(
                 raise TrainingError(fatal or said) from error
             reason = reason or failures.sentence(error)
             iteration = driver.committed.iteration if driver.committed else 0
-            if attempt == max_restarts:
+            if restarts == max_restarts:
                 raise TrainingError(
-                    f"training failed {attempt + 1} times, the last time after iteration {iteration}: {reason}"
+                    f"training failed {restarts + 1} times, the last time after iteration {iteration}: {reason}"
                 ) from error
-            on_message(
-                f"{reason}; training goes on from iteration {iteration} (restart {attempt + 1} of {max_restarts})"
-            )
+            restarts += 1
+            on_message(f"{reason}; training goes on from iteration {iteration} (restart {restarts} of {max_restarts})")
     raise AssertionError("unreachable")
 
 

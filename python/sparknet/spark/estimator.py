@@ -11,16 +11,29 @@ from typing import Any
 
 from pyspark import keyword_only
 from pyspark.ml import Estimator
-from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable, DefaultParamsWriter
+from pyspark.ml.util import DefaultParamsReadable, DefaultParamsReader, DefaultParamsWritable, DefaultParamsWriter
 from pyspark.sql import DataFrame
 
 from sparknet import _native
 from sparknet.spark import connect, data, files, worker
 from sparknet.spark.driver import Committed, Driver, TrainingError, check_cluster, hosts, run
 from sparknet.spark.job_page import JobPage
-from sparknet.spark.model import NetModel, TrainingSummary
-from sparknet.spark.params import TrainParams
+from sparknet.spark.model import NetModel, TrainingSummary, check_class
+from sparknet.spark.params import TrainParams, check_blobs
 from sparknet.spark.progress import Progress
+
+#: The least values of parameters that are numbers.
+_LEAST = {
+    "numWorkers": 1,
+    "tau": 1,
+    "threadsPerWorker": 0,
+    "maxRestarts": 0,
+    "commitInterval": 0,
+    "memoryPerWorkerMb": 0,
+    "seed": 0,
+    "syncTimeout": 1,
+    "heartbeatTimeout": 2 * worker.HEARTBEAT_S,
+}
 
 
 class NetEstimator(Estimator, TrainParams, DefaultParamsReadable, DefaultParamsWritable):
@@ -46,16 +59,30 @@ class NetEstimator(Estimator, TrainParams, DefaultParamsReadable, DefaultParamsW
         """What saves the estimator: `estimator.write().overwrite().save(path)`."""
         return _Writer(self)
 
+    @classmethod
+    def read(cls) -> DefaultParamsReader[NetEstimator]:
+        """What loads an estimator: `NetEstimator.load(path)`."""
+        return _Reader(cls)
+
     @keyword_only
     def setParams(self, **_: Any) -> NetEstimator:
         """Sets parameters by their names."""
         return self._set(**self._input_kwargs)
 
     def _fit(self, dataset: DataFrame) -> NetModel:
+        if not isinstance(dataset, DataFrame):
+            raise TypeError(
+                f"fit takes a DataFrame of Spark's, and this is a {type(dataset).__module__}.{type(dataset).__name__}"
+            )
+        if dataset.isStreaming:
+            raise ValueError("the DataFrame is a stream, which has no end: write it to a table and train on that")
         spark = dataset.sparkSession
         workers = self.getOrDefault(self.numWorkers)
         self._check()
         job = self._packed()
+        if job.batch_size == 0:
+            raise ValueError("the net has no layer that takes data in: begin it with an Input or a Data layer")
+        check_blobs(self.getOrDefault(self.outputBlobs), job.blobs)
         frame = self._prepared(dataset, job)
         weights = self._weights(job)
         check_cluster(spark, workers)
@@ -97,10 +124,13 @@ class NetEstimator(Estimator, TrainParams, DefaultParamsReadable, DefaultParamsW
                 commit_interval=self.getOrDefault(self.commitInterval),
             )
             rows, restarts = run(
-                data.deal(frame, workers),
+                spark,
+                partial(data.deal, frame, workers),
                 driver,
                 self.getOrDefault(self.maxRestarts),
-                lambda attempt: partial(worker.train_partition, settings=settings(attempt=attempt)),
+                lambda attempt, is_spread: partial(
+                    worker.train_partition, settings=settings(attempt=attempt, is_spread=is_spread)
+                ),
                 worker.SCHEMA,
                 on_message,
                 page,
@@ -159,16 +189,18 @@ class NetEstimator(Estimator, TrainParams, DefaultParamsReadable, DefaultParamsW
         return bytes(_native.solverstate(**parts, **self._sync()))
 
     def _check(self) -> None:
-        at_least_one = ("numWorkers", "tau")
-        for name in at_least_one:
-            if self.getOrDefault(name) < 1:
-                raise ValueError(f"{name} is {self.getOrDefault(name)}: give at least 1")
+        for name, least in _LEAST.items():
+            value = self.getOrDefault(name) if self.isDefined(name) else least
+            # A NaN is not at least anything.
+            if not least <= value < float("inf"):
+                raise ValueError(f"{name} is {value}: give at least {least}")
+        self._shape()
         if not self.isDefined(self.solver):
             raise ValueError("there is no solver: give solver, a .prototxt file or its text")
 
     def _prepared(self, dataset: DataFrame, job: Any) -> DataFrame:
-        names = self.getOrDefault(self.featuresCol), self.getOrDefault(self.labelCol)
-        columns = data.inputs(dataset, job.columns, *names)
+        label = self.getOrDefault(self.labelCol) if job.has_labels else None
+        columns = data.inputs(dataset, job.columns, self.getOrDefault(self.featuresCol), label)
         validation = self.getOrDefault(self.validationIndicatorCol)
         if validation is not None:
             columns.append(data.validation(dataset, validation))
@@ -185,7 +217,7 @@ class NetEstimator(Estimator, TrainParams, DefaultParamsReadable, DefaultParamsW
 
     def rules(self, job: Any, memory_limit_bytes: int) -> data.Rules:
         """What rows have to be."""
-        shape = self.getOrDefault(self.inputShape) if self.isDefined(self.inputShape) else job.shape
+        shape = self._shape() or job.shape
         return data.Rules(
             shape=None if shape is None else list(shape),
             color=job.color,
@@ -198,3 +230,9 @@ class NetEstimator(Estimator, TrainParams, DefaultParamsReadable, DefaultParamsW
 
 class _Writer(connect.Writer, DefaultParamsWriter):
     """Parameters alone."""
+
+
+class _Reader(DefaultParamsReader[NetEstimator]):
+    def load(self, path: str) -> NetEstimator:
+        check_class(path, self.sparkSession, NetEstimator)
+        return super().load(path)

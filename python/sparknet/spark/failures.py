@@ -29,3 +29,9 @@ def missing_package(error: BaseException) -> str | None:
         f"the executors' Python has no package {found[1]}: install sparknet's wheel there, or send them an environment "
         "that has it (--archives env.tar.gz#env and spark.pyspark.python=./env/bin/python)"
     )
+
+
+def of_rows(error: BaseException) -> str | None:
+    """What a task said of rows or of the net, where that is what an error is about."""
+    found = re.search(r"^sparknet\.[\w.]+Error: (.+)$", str(error), flags=re.MULTILINE)
+    return found[1].strip() if found else missing_package(error)

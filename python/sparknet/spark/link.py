@@ -15,6 +15,8 @@ import select
 import socket
 import struct
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 GREETING = b"sparknet-driver-1"
@@ -53,28 +55,30 @@ class Link:
 
     def accept(self, token: str) -> None:
         """The driver's half of the handshake."""
-        self.connection.settimeout(HANDSHAKE_TIMEOUT_S)
+        take = self._handshake()
         nonce = secrets.token_bytes(NONCE_BYTES)
         self.connection.sendall(GREETING + nonce)
-        theirs = self._receive_exactly(NONCE_BYTES, HANDSHAKE_TIMEOUT_S)
-        if not hmac.compare_digest(
-            self._receive_exactly(32, HANDSHAKE_TIMEOUT_S), proof(token, b"worker", nonce, theirs)
-        ):
+        theirs = take(NONCE_BYTES)
+        if not hmac.compare_digest(take(32), proof(token, b"worker", nonce, theirs)):
             raise LinkError("somebody who does not know the job's token connected")
         self.connection.sendall(proof(token, b"driver", nonce, theirs))
 
     def introduce(self, token: str) -> None:
         """The worker's half of the handshake."""
-        self.connection.settimeout(HANDSHAKE_TIMEOUT_S)
-        if self._receive_exactly(len(GREETING), HANDSHAKE_TIMEOUT_S) != GREETING:
+        take = self._handshake()
+        if take(len(GREETING)) != GREETING:
             raise LinkError("what listens there is not the driver of a sparknet job")
-        theirs = self._receive_exactly(NONCE_BYTES, HANDSHAKE_TIMEOUT_S)
+        theirs = take(NONCE_BYTES)
         nonce = secrets.token_bytes(NONCE_BYTES)
         self.connection.sendall(nonce + proof(token, b"worker", theirs, nonce))
-        if not hmac.compare_digest(
-            self._receive_exactly(32, HANDSHAKE_TIMEOUT_S), proof(token, b"driver", theirs, nonce)
-        ):
+        if not hmac.compare_digest(take(32), proof(token, b"driver", theirs, nonce)):
             raise LinkError("the driver there is that of another job")
+
+    def _handshake(self) -> Callable[[int], bytes]:
+        """What takes so many bytes of the other end's, all of them before one deadline."""
+        self.connection.settimeout(HANDSHAKE_TIMEOUT_S)
+        give_up_at = time.monotonic() + HANDSHAKE_TIMEOUT_S
+        return lambda count: self._receive_exactly(count, HANDSHAKE_TIMEOUT_S, give_up_at)
 
     def send(self, message: dict[str, Any], payloads: list[bytes] | None = None, timeout_s: float = 60.0) -> None:
         """Sends a message whole; `timeout_s` is how long the other end may not read on."""
@@ -115,11 +119,13 @@ class Link:
         for start in range(0, len(view), 1 << 22):
             self.connection.sendall(view[start : start + (1 << 22)])
 
-    def _receive_exactly(self, count: int, timeout_s: float | None) -> bytes:
+    def _receive_exactly(self, count: int, timeout_s: float | None, give_up_at: float | None = None) -> bytes:
         data = bytearray()
         while len(data) < count:
             # The socket's own timeout is that of whoever sends.
             try:
+                if give_up_at is not None:
+                    timeout_s = max(0.0, give_up_at - time.monotonic())
                 readable = select.poll()
                 readable.register(self.connection, select.POLLIN)
                 if not readable.poll(None if timeout_s is None else timeout_s * 1000):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from pyspark.errors import PySparkException
 from pyspark.ml import Model
 from pyspark.ml.functions import array_to_vector
 from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReadable, MLReader, MLWritable
@@ -17,9 +18,9 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from sparknet import _native
-from sparknet.spark import connect, data, files
-from sparknet.spark.params import NetParams, net_state
-from sparknet.spark.predict import NetSettings, evaluate_partition, predict_partition
+from sparknet.spark import connect, data, failures, files
+from sparknet.spark.params import NetParams, check_blobs, net_state
+from sparknet.spark.predict import Added, NetSettings, evaluate_partition, predict_partition
 
 #: Bytes of a part of a saved model: rows that no limit of Spark's on messages or on Parquet's pages minds.
 PART_BYTES = 4 << 20
@@ -85,11 +86,14 @@ class NetModel(Model, NetParams, MLReadable, MLWritable):
     @classmethod
     def _of(cls, job: Any, weights: bytes, seed: int) -> NetModel:
         model = cls()
-        scores, needs_softmax, is_classifier = job.scores()
+        scores, needs_softmax, is_classifier, has_probabilities = job.scores()
         about = {
             "scores": scores,
             "needs_softmax": needs_softmax,
             "is_classifier": is_classifier,
+            "has_probabilities": has_probabilities,
+            "has_labels": job.has_labels,
+            "blobs": job.blobs,
             "shape": job.shape,
             "color": job.color,
             "crop_size": job.crop_size,
@@ -136,11 +140,13 @@ class NetModel(Model, NetParams, MLReadable, MLWritable):
         return copied
 
     def _about(self) -> dict[str, Any]:
-        return dict(json.loads(self._parts["about"]))
+        about = dict(json.loads(self._parts["about"]))
+        # Models that were saved by older versions say less.
+        return {"columns": [], "has_labels": True, "blobs": None, "has_probabilities": about["is_classifier"], **about}
 
     def _settings(self, spark: SparkSession, with_labels: bool) -> NetSettings:
         about = self._about()
-        shape = self.getOrDefault(self.inputShape) if self.isDefined(self.inputShape) else about["shape"]
+        shape = self._shape() or about["shape"]
         named = {name.removeprefix("file:"): part for name, part in self._parts.items() if name.startswith("file:")}
         return NetSettings(
             net=self._parts["net_with_labels" if with_labels else "net"],
@@ -152,8 +158,7 @@ class NetModel(Model, NetParams, MLReadable, MLWritable):
                 crop_size=about["crop_size"],
                 skip_bad=self.getOrDefault(self.onBadRow) == "skip",
                 memory_limit_bytes=1 << 62,
-                # Models that were saved by older versions have none.
-                columns=tuple((name, count) for name, count in about.get("columns", [])),
+                columns=tuple((name, count) for name, count in about["columns"]),
             ),
             threads=self.getOrDefault(self.threadsPerWorker),
             scores=about["scores"],
@@ -163,35 +168,64 @@ class NetModel(Model, NetParams, MLReadable, MLWritable):
         )
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
-        settings = self._settings(dataset.sparkSession, with_labels=False)
-        prediction, probability = self.getOrDefault(self.predictionCol), self.getOrDefault(self.probabilityCol)
-        added = [T.StructField(prediction, T.DoubleType())] if prediction else []
-        if probability and settings.is_classifier:
-            added.append(T.StructField(probability, T.ArrayType(T.DoubleType(), containsNull=False)))
-        added += [T.StructField(blob, T.ArrayType(T.FloatType(), containsNull=False)) for blob in settings.blobs]
-        taken = [field.name for field in added if field.name in dataset.columns]
-        if taken:
-            raise ValueError(f"the DataFrame has a column {taken[0]} already: drop it, or name the output otherwise")
-        schema = T.StructType([*dataset.schema.fields, *added])
+        settings, about = self._settings(dataset.sparkSession, with_labels=False), self._about()
+        check_blobs(settings.blobs, about["blobs"])
+        prediction = self.getOrDefault(self.predictionCol)
+        probability = self.getOrDefault(self.probabilityCol) if about["has_probabilities"] else ""
+        given, new = dataset.columns, [name for name in (prediction, probability, *settings.blobs) if name]
+        for name in new:
+            if name in given:
+                raise ValueError(f"the DataFrame has a column {name} already: drop it, or name the output otherwise")
+            if new.count(name) > 1:
+                raise ValueError(f"two columns are to be called {name}: name one otherwise")
         if settings.rules.columns:
             # Nothing tells a CoSData layer's inputs from its labels, so it wants them all.
-            found = data.inputs(dataset, settings.rules.columns, "", "")
-            frame = dataset.withColumns(dict(zip((data.FEATURES, data.LABEL), found, strict=False)))
+            inputs = data.inputs(dataset, settings.rules.columns, "", "")
         else:
-            frame = dataset.withColumn(data.FEATURES, data.features(dataset, self.getOrDefault(self.featuresCol)))
-        names = (prediction or None, probability if settings.is_classifier and probability else None)
-        out = frame.mapInArrow(partial(predict_partition, settings=settings, names=names), schema)
-        vectors = [probability] if names[1] else []
+            inputs = [data.features(dataset, self.getOrDefault(self.featuresCol))]
+        frame = dataset.withColumns(dict(zip((data.FEATURES, data.LABEL), inputs, strict=False)))
+        # Meanwhile columns have names that mapInArrow takes: a user's may have a dot, or be there twice.
+        old = [f"sparknet_column_{index}" for index in range(len(given))]
+        names = iter(f"sparknet_new_{index}" for index in range(len(new)))
+        added = Added(
+            next(names) if prediction else None,
+            next(names) if probability else None,
+            tuple(next(names) for _ in settings.blobs),
+        )
+        floats = T.ArrayType(T.FloatType(), containsNull=False)
+        fields = [
+            T.StructField(name, field.dataType, field.nullable, field.metadata)
+            for name, field in zip(old, dataset.schema.fields, strict=True)
+        ]
+        if added.prediction:
+            fields.append(T.StructField(added.prediction, T.DoubleType()))
+        if added.probability:
+            fields.append(T.StructField(added.probability, T.ArrayType(T.DoubleType(), containsNull=False)))
+        fields += [T.StructField(name, floats) for name in added.blobs]
+        renamed = frame.toDF(*old, *frame.columns[len(old) :])
+        out = renamed.mapInArrow(partial(predict_partition, settings=settings, added=added), T.StructType(fields))
+        vectors = [added.probability] if added.probability else []
         if self.getOrDefault(self.outputType) == "vector":
-            vectors += settings.blobs
-        return out.withColumns({name: _vector(name) for name in vectors}) if vectors else out
+            vectors += added.blobs
+        if vectors:
+            out = out.withColumns({name: _vector(name) for name in vectors})
+        return out.toDF(*given, *new)
 
     def evaluate(self, dataset: DataFrame) -> Evaluation:
         """Tests the net on rows with labels, each row once, where they lie."""
+        if dataset.isStreaming:
+            raise ValueError("the DataFrame is a stream, which has no end: write it to a table and evaluate that")
         settings = self._settings(dataset.sparkSession, with_labels=True)
-        names = self.getOrDefault(self.featuresCol), self.getOrDefault(self.labelCol)
-        frame = dataset.select(*data.inputs(dataset, settings.rules.columns, *names))
-        parts = frame.mapInArrow(partial(evaluate_partition, settings=settings), "part binary").collect()
+        label = self.getOrDefault(self.labelCol) if self._about()["has_labels"] else None
+        columns = data.inputs(dataset, settings.rules.columns, self.getOrDefault(self.featuresCol), label)
+        frame = dataset.select(*columns)
+        try:
+            parts = frame.mapInArrow(partial(evaluate_partition, settings=settings), "part binary").collect()
+        except PySparkException as error:
+            said = failures.of_rows(error)
+            if said is None:
+                raise
+            raise ValueError(said) from error
         if not parts:
             raise ValueError("there are no rows to evaluate: give a DataFrame with some")
         found, table = _native.evaluation([bytes(row["part"]) for row in parts])
@@ -242,6 +276,7 @@ class _Writer(connect.Writer):
 class _Reader(MLReader[NetModel]):
     def load(self, path: str) -> NetModel:
         spark = self.sparkSession
+        check_class(path, spark, NetModel)
         metadata = DefaultParamsReader.loadMetadata(path, _context(spark))
         model = NetModel()
         model._resetUid(metadata["uid"])
@@ -252,9 +287,16 @@ class _Reader(MLReader[NetModel]):
         return model
 
 
+def check_class(path: str, spark: Any, wanted: type) -> None:
+    """Says where something else was saved at `path` than what is loaded from it."""
+    found = str(DefaultParamsReader.loadMetadata(path, _context(spark))["class"]).rpartition(".")[2]
+    if found != wanted.__name__:
+        raise ValueError(f"{path} has a {found} and no {wanted.__name__}: load it with {found}.load")
+
+
 def _vector(name: str) -> Any:
     """A column of arrays as vectors; a null, where a row was bad, stays one."""
-    column = F.col(data.quoted(name))
+    column = F.col(name)
     empty = F.array().cast("array<double>")
     return F.when(column.isNotNull(), array_to_vector(F.coalesce(column.cast("array<double>"), empty)))
 

@@ -14,17 +14,40 @@ def _text_or_none(value: Any) -> str | None:
     return None if value is None else TypeConverters.toString(value)
 
 
-def _one_of(*choices: str) -> Any:
-    def convert(value: Any) -> str:
-        if value not in choices:
-            raise TypeError(f"{value!r} is none of {', '.join(choices)}")
-        return str(value)
+class _OneOf:
+    """Converts to one of some words."""
 
-    return convert
+    def __init__(self, *choices: str) -> None:
+        self._choices = choices
+
+    def __call__(self, value: Any) -> str:
+        if value not in self._choices:
+            raise TypeError(f"{value!r} is none of {', '.join(self._choices)}")
+        return str(value)
 
 
 def _param(name: str, doc: str, converter: Any) -> Any:
     return Param(Params._dummy(), name, doc, typeConverter=converter)
+
+
+def _accessors(name: str) -> tuple[Any, Any]:
+    """The methods that set and get a parameter."""
+
+    def set_it(self: Any, value: Any) -> Any:
+        return self._set(**{name: value})
+
+    def get_it(self: Any) -> Any:
+        return self.getOrDefault(name)
+
+    set_it.__doc__, get_it.__doc__ = f"Sets {name}.", f"{name} as it was set, or its default."
+    return set_it, get_it
+
+
+def check_blobs(names: Sequence[str], known: Sequence[str] | None) -> None:
+    """Says which of the blobs that are asked for the net has not, where its blobs are known."""
+    unknown = [name for name in names if known is not None and name not in known]
+    if unknown:
+        raise ValueError(f"the net has no blob {unknown[0]} without labels: it has {', '.join(known or ())}")
 
 
 def net_state(stage: Sequence[str], level: int) -> str:
@@ -45,7 +68,7 @@ class NetParams(HasFeaturesCol, HasLabelCol, HasPredictionCol, HasProbabilityCol
         "onBadRow",
         "what becomes of rows with nulls, undecodable images or wrong sizes: fail, or skip (left out and counted in "
         "training; null in predictions)",
-        _one_of("fail", "skip"),
+        _OneOf("fail", "skip"),
     )
     outputBlobs: Param[list[str]] = _param(
         "outputBlobs", "blobs of the net that transform adds as columns", TypeConverters.toListString
@@ -53,7 +76,7 @@ class NetParams(HasFeaturesCol, HasLabelCol, HasPredictionCol, HasProbabilityCol
     outputType: Param[str] = _param(
         "outputType",
         "what outputBlobs' columns are: array (of floats), or vector, as MLlib's stages want their features",
-        _one_of("array", "vector"),
+        _OneOf("array", "vector"),
     )
     threadsPerWorker: Param[int] = _param(
         "threadsPerWorker", "threads that a worker computes with; 0 for its task's cpus", TypeConverters.toInt
@@ -72,41 +95,28 @@ class NetParams(HasFeaturesCol, HasLabelCol, HasPredictionCol, HasProbabilityCol
             threadsPerWorker=0,
         )
 
-    def setFeaturesCol(self, value: str) -> Any:
-        """Sets the column with arrays of numbers, vectors, bytes or images."""
-        return self._set(featuresCol=value)
+    def _set(self, **given: Any) -> Any:
+        for name in given:
+            if not self.hasParam(name):
+                raise TypeError(f"{type(self).__name__} has no parameter {name}: explainParams() says which it has")
+        return super()._set(**given)
 
-    def setLabelCol(self, value: str) -> Any:
-        """Sets the column with the classes, or the numbers to predict."""
-        return self._set(labelCol=value)
+    def _shape(self) -> list[int] | None:
+        """inputShape, checked; None where it is not set."""
+        shape = self.getOrDefault(self.inputShape) if self.isDefined(self.inputShape) else None
+        if shape is not None and (len(shape) != 3 or min(shape) < 1):
+            raise ValueError(f"inputShape is {shape}: give channels, height and width, each at least 1")
+        return shape
 
-    def setPredictionCol(self, value: str) -> Any:
-        """Sets the column that transform puts the class in."""
-        return self._set(predictionCol=value)
-
-    def setProbabilityCol(self, value: str) -> Any:
-        """Sets the column that transform puts the classes' probabilities in."""
-        return self._set(probabilityCol=value)
-
-    def setOutputBlobs(self, value: list[str]) -> Any:
-        """Sets the blobs that transform adds as columns, each of the blob's name and of outputType."""
-        return self._set(outputBlobs=value)
-
-    def setOutputType(self, value: str) -> Any:
-        """Sets what these columns are: array for array<float>, or vector."""
-        return self._set(outputType=value)
-
-    def setOnBadRow(self, value: str) -> Any:
-        """Sets what becomes of bad rows: fail or skip."""
-        return self._set(onBadRow=value)
-
-    def setInputShape(self, value: list[int]) -> Any:
-        """Sets channels, height and width of a row of numbers."""
-        return self._set(inputShape=value)
-
-    def setThreadsPerWorker(self, value: int) -> Any:
-        """Sets how many threads a worker computes with; 0 for its task's cpus."""
-        return self._set(threadsPerWorker=value)
+    setFeaturesCol, getFeaturesCol = _accessors("featuresCol")
+    setLabelCol, getLabelCol = _accessors("labelCol")
+    setPredictionCol, getPredictionCol = _accessors("predictionCol")
+    setProbabilityCol, getProbabilityCol = _accessors("probabilityCol")
+    setOutputBlobs, getOutputBlobs = _accessors("outputBlobs")
+    setOutputType, getOutputType = _accessors("outputType")
+    setOnBadRow, getOnBadRow = _accessors("onBadRow")
+    setInputShape, getInputShape = _accessors("inputShape")
+    setThreadsPerWorker, getThreadsPerWorker = _accessors("threadsPerWorker")
 
 
 class TrainParams(NetParams):
@@ -136,13 +146,13 @@ class TrainParams(NetParams):
     sync: Param[str] = _param(
         "sync",
         "average (of weights, every tau iterations) or allreduce (of gradients)",
-        _one_of("average", "allreduce"),
+        _OneOf("average", "allreduce"),
     )
     tau: Param[int] = _param("tau", "iterations that a worker trains alone", TypeConverters.toInt)
     history: Param[str] = _param(
-        "history", "what averaging does to momentum: keep, average or reset", _one_of("keep", "average", "reset")
+        "history", "what averaging does to momentum: keep, average or reset", _OneOf("keep", "average", "reset")
     )
-    compress: Param[str] = _param("compress", "what workers send: none (float32) or f16", _one_of("none", "f16"))
+    compress: Param[str] = _param("compress", "what workers send: none (float32) or f16", _OneOf("none", "f16"))
     maxIter: Param[int] = _param("maxIter", "iterations, instead of the solver's max_iter", TypeConverters.toInt)
     testInterval: Param[int] = _param(
         "testInterval", "iterations between two tests, instead of the solver's test_interval", TypeConverters.toInt
@@ -215,6 +225,34 @@ class TrainParams(NetParams):
             allowNan=False,
             verbose=True,
         )
+
+    setSolver, getSolver = _accessors("solver")
+    setNet, getNet = _accessors("net")
+    setWeights, getWeights = _accessors("weights")
+    setSnapshot, getSnapshot = _accessors("snapshot")
+    setNumWorkers, getNumWorkers = _accessors("numWorkers")
+    setSync, getSync = _accessors("sync")
+    setTau, getTau = _accessors("tau")
+    setHistory, getHistory = _accessors("history")
+    setCompress, getCompress = _accessors("compress")
+    setMaxIter, getMaxIter = _accessors("maxIter")
+    setTestInterval, getTestInterval = _accessors("testInterval")
+    setBaseLr, getBaseLr = _accessors("baseLr")
+    setMomentum, getMomentum = _accessors("momentum")
+    setWeightDecay, getWeightDecay = _accessors("weightDecay")
+    setDisplay, getDisplay = _accessors("display")
+    setSeed, getSeed = _accessors("seed")
+    setValidationIndicatorCol, getValidationIndicatorCol = _accessors("validationIndicatorCol")
+    setMaxRestarts, getMaxRestarts = _accessors("maxRestarts")
+    setCommitInterval, getCommitInterval = _accessors("commitInterval")
+    setSyncTimeout, getSyncTimeout = _accessors("syncTimeout")
+    setHeartbeatTimeout, getHeartbeatTimeout = _accessors("heartbeatTimeout")
+    setDriverHost, getDriverHost = _accessors("driverHost")
+    setMemoryPerWorkerMb, getMemoryPerWorkerMb = _accessors("memoryPerWorkerMb")
+    setStage, getStage = _accessors("stage")
+    setLevel, getLevel = _accessors("level")
+    setAllowNan, getAllowNan = _accessors("allowNan")
+    setVerbose, getVerbose = _accessors("verbose")
 
     def overrides(self) -> str:
         """The parameters that replace fields of the solver, as its prototxt would have them."""

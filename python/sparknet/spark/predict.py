@@ -52,6 +52,16 @@ class NetSettings:
     blobs: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Added:
+    """The columns that predictions go in; None for what is not wanted."""
+
+    prediction: str | None
+    probability: str | None
+    #: One a blob.
+    blobs: tuple[str, ...]
+
+
 _cached: tuple[str, tempfile.TemporaryDirectory[str], Any] | None = None
 
 
@@ -84,7 +94,7 @@ def _threads(settings: NetSettings) -> int:
 
 
 def predict_partition(
-    batches: Iterator[pa.RecordBatch], settings: NetSettings, names: tuple[str | None, str | None]
+    batches: Iterator[pa.RecordBatch], settings: NetSettings, added: Added
 ) -> Iterator[pa.RecordBatch]:
     """Adds predictions and blobs to batches of rows."""
     blobs = [settings.scores, *settings.blobs]
@@ -93,14 +103,14 @@ def predict_partition(
         found = _run(batch, settings, blobs)
         columns = [batch.column(name) for name in kept]
         scores, is_good = found[0]
-        if names[0]:
+        if added.prediction:
             values = np.argmax(scores, axis=1) if settings.is_classifier else scores[:, 0]
             columns.append(pa.array(values.astype(np.float64), mask=~is_good))
-        if names[1]:
+        if added.probability:
             columns.append(_lists(_softmax(scores) if settings.needs_softmax else scores.astype(np.float64), is_good))
         columns += [_lists(values, is_good) for values, is_good in found[1:]]
-        added = [*(name for name in names if name), *settings.blobs]
-        yield pa.RecordBatch.from_arrays(columns, names=[*kept, *added])
+        names = [name for name in (added.prediction, added.probability, *added.blobs) if name]
+        yield pa.RecordBatch.from_arrays(columns, names=[*kept, *names])
 
 
 def _run(batch: pa.RecordBatch, settings: NetSettings, blobs: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:

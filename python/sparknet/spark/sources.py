@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pyspark.errors import AnalysisException
+from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from sparknet import _native
-from sparknet.spark import connect, sequence_keys
+from sparknet.spark import connect, failures, sequence_files, sequence_keys
 
 FORMATS = ("parquet", "images", "lmdb", "sequence")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -259,10 +259,7 @@ def _column(values: bytes, offsets: np.ndarray, has_floats: bool) -> pa.Array:
 
 def _sequence(spark: SparkSession, path: str) -> Source:
     if connect.is_connect(spark):
-        raise SourceError(
-            f"{path} has SequenceFiles, which Spark Connect cannot read: run without Spark Connect, or write the data "
-            "as Parquet first"
-        )
+        return sequence_by_files(spark, path)
     pairs = spark.sparkContext.sequenceFile(path)
     first = pairs.take(1)
     if not first:
@@ -273,6 +270,22 @@ def _sequence(spark: SparkSession, path: str) -> Source:
     shape = sequence_keys.parse(key).shape
     frame = spark.createDataFrame(pairs.map(_row), f"{ID} string, {DATA} binary, {LABEL} float")
     return Source(frame, DATA, LABEL, ID, None if shape is None else list(shape))
+
+
+def sequence_by_files(spark: SparkSession, path: str) -> Source:
+    """SequenceFiles where Spark has no reader of its own: whole files, which tasks take apart."""
+    files = _files(spark, path).select("content")
+    frame = files.mapInArrow(sequence_files.read_files, sequence_files.SCHEMA)
+    try:
+        first = frame.select("shape").first()
+    except PySparkException as error:
+        said = failures.of_rows(error)
+        raise SourceError(
+            f"{path}: {said}" if said else f"{path} cannot be read: {failures.sentence(error)}"
+        ) from error
+    if first is None:
+        raise SourceError(f"{path} has no records: name SequenceFiles with images in them")
+    return Source(frame.drop("shape"), DATA, LABEL, ID, first["shape"])
 
 
 def _row(pair: tuple[Any, Any]) -> tuple[str, bytearray, float]:

@@ -22,7 +22,9 @@ from sparknet.spark.link import Link, LinkError, LinkTimeoutError, derived_token
 HEARTBEAT_S = 2.0
 CONNECT_TIMEOUT_S = 10.0
 #: What a worker tells Spark at its end.
-SCHEMA = "rank int, records long, bad_rows long, first_bad string"
+SCHEMA = "rank int, records long, bad_rows long, first_bad string, is_uneven boolean"
+#: Shares are uneven where one has less than the mean by this factor.
+UNEVEN = 2
 
 
 class DriverUnreachableError(RuntimeError):
@@ -38,6 +40,8 @@ class WorkerSettings:
     """What a worker is sent; the same for all."""
 
     attempt: int
+    #: Whether rows that hold the same went to all workers.
+    is_spread: bool
     workers: int
     driver_hosts: list[str]
     driver_port: int
@@ -162,9 +166,10 @@ def train_partition(batches: Iterator[pa.RecordBatch], settings: WorkerSettings)
     yield pa.RecordBatch.from_pydict(
         {
             "rank": pa.array([rank], pa.int32()),
-            "records": pa.array([len(rows)], pa.int64()),
-            "bad_rows": pa.array([rows.bad_rows], pa.int64()),
-            "first_bad": pa.array([rows.first_bad], pa.string()),
+            "records": pa.array([len(rows) if rows else 0], pa.int64()),
+            "bad_rows": pa.array([rows.bad_rows if rows else 0], pa.int64()),
+            "first_bad": pa.array([rows.first_bad if rows else None], pa.string()),
+            "is_uneven": pa.array([rows is None], pa.bool_()),
         }
     )
 
@@ -176,6 +181,7 @@ def _train(
     link: DriverLink,
     folder: str,
 ) -> Any:
+    """The rows that were trained on; None where they have to be dealt again before."""
     rank = context.partitionId()
     problem, rows, test_rows = None, None, None
     try:
@@ -192,6 +198,10 @@ def _train(
     }
     everyone = link.gather(mine)
     check_rows(everyone, settings)
+    if not settings.is_spread and is_uneven([each["rows"] for each in everyone]):
+        return None
+    if rows is None:
+        raise BadDataError(f"worker {rank}: it got no rows to train on: give more rows, or lower numWorkers")
     for name, content in settings.files.items():
         with open(os.path.join(folder, name), "wb") as file:
             file.write(content)
@@ -232,7 +242,7 @@ def _train(
 
 
 def take_in(batches: Iterator[pa.RecordBatch], settings: WorkerSettings) -> tuple[Any, Any]:
-    """All rows of a partition: those to train on, and those to test on or None."""
+    """All rows of a partition: those to train on, and those to test on; None where there are none."""
     train, test = data.writer(settings.rules), data.writer(settings.rules)
     for batch in batches:
         if settings.has_test_rows:
@@ -240,10 +250,9 @@ def take_in(batches: Iterator[pa.RecordBatch], settings: WorkerSettings) -> tupl
             data.push(test, batch.filter(is_test))
             batch = batch.filter(pa.array(~np.asarray(is_test.to_numpy(zero_copy_only=False), dtype=bool)))
         data.push(train, batch)
-    has_test_rows = test.counts()[0] > 0
-    if train.counts()[0] == 0 and train.counts()[1] == 0:
-        raise ValueError("it got no rows to train on: give more rows, or lower numWorkers")
-    return train.finish(), test.finish() if has_test_rows else None
+    # All of them bad is an error that says so.
+    has_rows = any(train.counts())
+    return train.finish() if has_rows else None, test.finish() if test.counts()[0] > 0 else None
 
 
 def check_rows(everyone: list[dict[str, Any]], settings: WorkerSettings) -> None:
@@ -251,6 +260,8 @@ def check_rows(everyone: list[dict[str, Any]], settings: WorkerSettings) -> None
     problems = [each["problem"] for each in everyone if each["problem"]]
     if problems:
         raise BadDataError(problems[0])
+    if not any(each["rows"] for each in everyone):
+        raise BadDataError("there are no rows to train on: give more rows, or mark fewer to test on")
     rows, at_once = sum(each["rows"] for each in everyone), settings.batch_size * settings.workers
     if rows < at_once:
         raise BadDataError(
@@ -259,7 +270,12 @@ def check_rows(everyone: list[dict[str, Any]], settings: WorkerSettings) -> None
         )
     if settings.has_test_rows and not any(each["test_rows"] for each in everyone):
         raise BadDataError("no row is true in validationIndicatorCol: mark rows to test on, or leave it unset")
-    shapes = {tuple(each["shape"]) for each in everyone}
+    shapes = {tuple(each["shape"]) for each in everyone if each["shape"]}
     if len(shapes) > 1 and settings.rules.crop_size == 0:
         found = " and ".join("x".join(map(str, shape)) for shape in sorted(shapes))
         raise BadDataError(f"rows are of different sizes, {found}: make all of one size, or set crop_size")
+
+
+def is_uneven(shares: list[int]) -> bool:
+    """Whether a worker has far fewer rows than the others, as where most rows hold the same."""
+    return min(shares) * len(shares) * UNEVEN < sum(shares)

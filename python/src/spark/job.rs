@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use prost::Message;
 use pyo3::{prelude::*, types::PyBytes};
 use sparknet_data::ColorMode;
-use sparknet_proto::caffe::NetParameter;
+use sparknet_proto::caffe::{LayerParameter, NetParameter};
 use sparknet_train::{
     packed::{PackedJob, Text},
     rows::without_labels,
@@ -125,28 +125,62 @@ impl PyPackedJob {
         Ok(PyBytes::new(py, &net.encode_to_vec()))
     }
 
-    /// The blobs that transform looks at: the scores, whether a softmax makes them probabilities, and whether they are
-    /// scores of classes at all.
-    fn scores(&self) -> PyResult<(String, bool, bool)> {
-        Ok(scores(&self.0.test_net().map_err(to_python)?))
+    /// Whether the net that is tested reads labels.
+    #[getter]
+    fn has_labels(&self) -> PyResult<bool> {
+        let net = self.0.test_net().map_err(to_python)?;
+        let is_fed = |layer: &&LayerParameter| matches!(layer.r#type(), "Data" | "CoSData");
+        Ok(net.layer.iter().filter(is_fed).any(|layer| layer.top.len() > 1))
+    }
+
+    /// The blobs that the net has where there are no labels.
+    #[getter]
+    fn blobs(&self) -> PyResult<Vec<String>> {
+        let mut net = self.0.test_net().map_err(to_python)?;
+        without_labels(&mut net);
+        let mut found: Vec<String> = Vec::new();
+        for top in net.layer.into_iter().flat_map(|layer| layer.top) {
+            if !found.contains(&top) {
+                found.push(top);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The blob that transform looks at, whether a softmax makes it probabilities, whether it has scores of classes at
+    /// all, and whether these can be probabilities.
+    fn scores(&self) -> PyResult<(String, bool, bool, bool)> {
+        Ok(scores(&self.0.test_net().map_err(to_python)?, &self.blobs()?))
     }
 }
 
-/// Where a net's predictions are found: the blob that its Softmax layer makes, or else what its loss or Accuracy layer
-/// reads, or else its last blob.
-fn scores(net: &NetParameter) -> (String, bool, bool) {
+/// Of layers that read predictions: whether a softmax makes these probabilities, whether they are scores of classes, and
+/// whether they can be probabilities. What comes first counts more.
+const READERS: [(&str, (bool, bool, bool)); 7] = [
+    ("SoftmaxWithLoss", (true, true, true)),
+    ("InfogainLoss", (true, true, true)),
+    ("MultinomialLogisticLoss", (false, true, true)),
+    ("HingeLoss", (false, true, false)),
+    ("Accuracy", (true, true, true)),
+    ("EuclideanLoss", (false, false, false)),
+    ("SigmoidCrossEntropyLoss", (false, false, false)),
+];
+
+/// Where a net's predictions are found among `blobs`, those that it has without labels: what its Softmax layer makes, or
+/// else what its loss or Accuracy layer reads, or else the last one.
+fn scores(net: &NetParameter, blobs: &[String]) -> (String, bool, bool, bool) {
     let by_type = |name: &str| net.layer.iter().rev().find(|layer| layer.r#type() == name);
-    if let Some(top) = by_type("Softmax").and_then(|layer| layer.top.first()) {
-        return (top.clone(), false, true);
+    if let Some(top) = by_type("Softmax").and_then(|layer| layer.top.first())
+        && blobs.contains(top)
+    {
+        return (top.clone(), false, true, true);
     }
-    for name in ["SoftmaxWithLoss", "Accuracy"] {
-        if let Some(bottom) = by_type(name).and_then(|layer| layer.bottom.first()) {
-            return (bottom.clone(), true, true);
+    for (name, (needs_softmax, is_classifier, has_probabilities)) in READERS {
+        if let Some(bottom) = by_type(name).and_then(|layer| layer.bottom.first())
+            && blobs.contains(bottom)
+        {
+            return (bottom.clone(), needs_softmax, is_classifier, has_probabilities);
         }
     }
-    if let Some(bottom) = by_type("EuclideanLoss").and_then(|layer| layer.bottom.first()) {
-        return (bottom.clone(), false, false);
-    }
-    let last = net.layer.iter().rev().find_map(|layer| layer.top.first());
-    (last.cloned().unwrap_or_default(), false, false)
+    (blobs.last().cloned().unwrap_or_default(), false, false, false)
 }

@@ -15,8 +15,8 @@ from sparknet.spark import data
 def in_order() -> Iterator[None]:
     """Meanwhile a lone worker goes through a DataFrame's rows in their order there."""
 
-    def one_after_the_other(frame, workers):
-        assert workers == 1
+    def one_after_the_other(frame, workers, is_spread):
+        assert workers == 1 and not is_spread
         return frame.repartition(1)  # Of the one partition that tests make.
 
     with mock.patch.object(data, "deal", one_after_the_other):

@@ -14,7 +14,7 @@ import sparknet
 from pictures import CLASSES, COLUMNS, images, rows
 from pyspark.ml import Pipeline, PipelineModel
 from pyspark.sql import SparkSession
-from sparknet.spark import NetEstimator, NetModel, TrainingError
+from sparknet.spark import NetEstimator, NetModel, TrainingError, sources
 
 #: 2 MB of weights: more than a message to the test's Spark Connect server may have.
 WIDE_NET = """
@@ -94,6 +94,10 @@ def main(solver: str, folder: str, remote: str | None = None) -> None:
     found = {"small": small_model(spark, solver, folder), "large": large_model(spark, folder)}
     if remote:
         found["refusal"] = refusal(spark, solver)
+        source = sources.read(spark, f"{folder}/sequence")
+        found["sequence"] = [
+            [row["SampleID"], bytes(row["data"]).decode(), row["label"]] for row in source.frame.collect()
+        ]
     print(json.dumps(found))
     spark.stop()
 

@@ -37,11 +37,14 @@ def check(found: dict, expected: str) -> None:
     assert large["bytes"] > 2_000_000 and large["is_the_same"]
 
 
-def test_spark_connect(solver, expected, tmp_path):
-    """Among the rest, a model that is larger than what the server takes as a message."""
+def test_spark_connect(spark, solver, expected, tmp_path):
+    """Among the rest, a model that is larger than what the server takes as a message, and SequenceFiles."""
+    pairs = spark.sparkContext.parallelize([("a 3", bytearray(b"abc"))], 1)
+    pairs.saveAsSequenceFile(str(tmp_path / "sequence"))
     with connect_server(tmp_path, max_message_bytes=1_500_000) as remote:
         found = run(sys.executable, SCRIPT, solver, tmp_path, remote)
     check(found, expected)
+    assert found["sequence"] == [["a", "abc", 3.0]]
     assert found["refusal"].startswith("3 workers have to run at once, but Spark has slots for 2: ")
 
 

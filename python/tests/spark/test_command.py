@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import pty
@@ -18,7 +19,9 @@ from pathlib import Path
 import pytest
 import sparknet
 from clusters import STANDALONE_SETTINGS, environment, standalone
+from PIL import Image
 from pyspark.sql import SparkSession
+from sparknet import _native
 
 from golden import GOLDEN, PROJECT
 
@@ -344,6 +347,42 @@ def test_a_wrong_column_is_said_in_a_sentence(place, tmp_path, spark: SparkSessi
     spark.createDataFrame([("a", 1)], "data string, label int").write.parquet(str(tmp_path / "table"))
     train = ["train", "--solver", "solver.prototxt", "--master", "local[2]", "--data", tmp_path / "table", *CONF]
     assert fails(place, *train).startswith("column data is string: features are an array of numbers")
+
+
+def test_every_kind_of_data_and_its_flags(place, tmp_path, spark: SparkSession):
+    """The same images as Parquet with other columns and a bad row, as files in a list, and as SequenceFiles."""
+    source = _native.Lmdb(str(LMDB))
+    keys, labels, values, offsets = source.read(0, len(source), 1 << 30)
+    images = [values[start:end] for start, end in itertools.pairwise(offsets)]
+    rows = [(key, bytearray(image), int(label)) for key, image, label in zip(keys, images, labels, strict=True)]
+    bad = ("bad", bytearray(b"\x89PNG\r\n\x1a\nno image"), 0)
+    spark.createDataFrame([*rows, bad], "name string, picture binary, kind int").write.parquet(str(tmp_path / "table"))
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number, image in enumerate(images):
+        Image.frombytes("L", (28, 28), image).save(folder / f"{number}.png")
+    (tmp_path / "list.txt").write_text("".join(f"{number}.png {int(label)}\n" for number, label in enumerate(labels)))
+    pairs = [(f"{key} {label}", image) for key, image, label in rows]
+    spark.sparkContext.parallelize(pairs, 2).saveAsSequenceFile(str(tmp_path / "sequence"))
+
+    weights = ["--model", "net.prototxt", "--weights", "tiny_iter_100.caffemodel"]
+    here = json.loads(succeeds(place, "test", *weights, "--json"))
+    table = ["--data", tmp_path / "table", "--features-col", "picture", "--label-col", "kind", "--skip-bad"]
+    listed = ["--data", folder, "--data-list", tmp_path / "list.txt"]
+    for flags in (table, listed):
+        there = json.loads(succeeds(place, "test", *weights, "--json", "--master", "local[2]", *flags, *CONF))
+        assert there["records"] == 96 and there["evaluation"] == here["evaluation"]
+    features = ["features", *weights, "--blobs", "ip2", "--master", "local[2]", *CONF, "--format", "parquet"]
+    found = []
+    for name, flags in [("sequence", []), ("table", ["--features-col", "picture", "--id-col", "name", "--skip-bad"])]:
+        out = tmp_path / f"features of {name}"
+        flags = [*flags, *(["--data-format", "sequence"] if name == "sequence" else [])]
+        succeeds(place, *features, "--data", tmp_path / name, *flags, "--output", out)
+        found.append({row["SampleID"]: row["ip2"] for row in spark.read.parquet(str(out)).collect()})
+    assert found[1].pop("bad") is None
+    assert (
+        found[0] == found[1] and sorted(found[0]) == sorted(keys) and all(len(row) == 10 for row in found[0].values())
+    )
 
 
 def submitted(folder, *args, **variables) -> tuple[list[str], dict[str, str]]:

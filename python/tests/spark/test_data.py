@@ -98,9 +98,9 @@ def test_bad_rows_are_skipped_and_counted_or_said(spark, solver):
 
 
 def test_what_cannot_train_is_said_in_a_sentence(spark, solver, train):
-    few = train.limit(1)
-    with pytest.raises(TrainingError, match="no rows to train on"):
-        estimator(solver).fit(few)
+    for nothing in (train.limit(0), train.where("label > 9"), train.withColumn("is_test", F.lit(True))):
+        with pytest.raises(TrainingError, match="there are no rows to train on: give"):
+            estimator(solver, validationIndicatorCol="is_test").fit(nothing)
     with pytest.raises(
         TrainingError, match="there are 12 rows to train on, but all workers' batches together are 16: give more"
     ):
@@ -113,7 +113,38 @@ def test_what_cannot_train_is_said_in_a_sentence(spark, solver, train):
         estimator(solver, featuresCol="is_test").fit(train)
     with pytest.raises(TrainingError, match="64 values, but 1x9x9 are 81"):
         estimator(solver, inputShape=[1, 9, 9]).fit(train)
+    with pytest.raises(ColumnError, match="column label is array<int>: a label is a number; several numbers a row go"):
+        estimator(solver).fit(train.withColumn("label", F.array("label")))
     assert np.isfinite(estimator(solver, maxIter=1).fit(train).evaluate(train).loss)
+
+
+@pytest.mark.parametrize(
+    ("params", "sentence"),
+    [
+        ({"numWorkers": 0}, "numWorkers is 0: give at least 1"),
+        ({"tau": 0}, "tau is 0"),
+        ({"threadsPerWorker": -1}, "threadsPerWorker is -1: give at least 0"),
+        ({"maxRestarts": -1}, "maxRestarts is -1"),
+        ({"commitInterval": -1}, "commitInterval is -1"),
+        ({"memoryPerWorkerMb": -1}, "memoryPerWorkerMb is -1"),
+        ({"seed": -5}, "seed is -5"),
+        ({"syncTimeout": float("nan")}, "syncTimeout is nan: give at least 1"),
+        ({"syncTimeout": float("inf")}, "syncTimeout is inf"),
+        ({"heartbeatTimeout": 0.5}, "heartbeatTimeout is 0.5: give at least 4"),
+        ({"inputShape": [8, 8]}, r"inputShape is \[8, 8\]: give channels, height and width, each at least 1"),
+        ({"inputShape": [1, 0, 8]}, r"inputShape is \[1, 0, 8\]: give"),
+        ({"outputBlobs": ["ip1", "label"]}, "has no blob label without labels: it has data, conv, ip1, ip2"),
+        (
+            {"net": 'layer { name: "relu" type: "ReLU" bottom: "data" top: "x" }'},
+            "the net has no layer that takes data in: begin it",
+        ),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_wrong_parameters_are_said_before_anything_runs(solver, train, monkeypatch, params, sentence):
+    monkeypatch.setattr("sparknet.spark.estimator.check_cluster", None)
+    with pytest.raises(ValueError, match=sentence):
+        estimator(solver, **params).fit(train)
 
 
 COS_NET = """

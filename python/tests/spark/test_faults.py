@@ -106,11 +106,97 @@ def test_a_driver_that_cannot_be_reached_is_said_at_once(solver, train):
     assert time.monotonic() - began < 60
 
 
-def test_who_waits_for_an_answer_waits_as_long_as_it_means_to():
-    """Heartbeats, which have a timeout of their own, go over the same connection meanwhile."""
+def links() -> tuple[Link, Link]:
+    """Both ends of a connection: the worker's and the driver's."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         worker = Link(socket.create_connection(server.getsockname()))
-        driver = Link(server.accept()[0])
+        return worker, Link(server.accept()[0])
+
+
+@pytest.mark.parametrize("knows", ["neither", "worker", "both"])
+def test_either_end_proves_that_it_knows_the_token_which_nobody_says(knows):
+    token, other = "ab" * 32, "cd" * 32
+    worker, driver = links()
+    said, found = [], {}
+    for link in (worker, driver):
+        link.connection = Overheard(link.connection, said)
+
+    def serve():
+        try:
+            driver.accept(token if knows != "worker" else other)
+            found["driver"] = "let in"
+        except LinkError as error:
+            found["driver"] = str(error)
+            driver.close()
+
+    serving = threading.Thread(target=serve)
+    serving.start()
+    try:
+        worker.introduce(token if knows != "neither" else other)
+        found["worker"] = "let in"
+    except LinkError as error:
+        found["worker"] = str(error)
+    serving.join()
+    if knows == "both":
+        assert found == {"driver": "let in", "worker": "let in"}
+    else:
+        assert found["driver"] == "somebody who does not know the job's token connected"
+        assert found["worker"] == "the connection was closed"
+    assert all(bytes.fromhex(secret) not in b"".join(said) for secret in (token, other))
+    assert token.encode() not in b"".join(said)
+    worker.close()
+    driver.close()
+
+
+class Overheard:
+    """A socket whose traffic is written down."""
+
+    def __init__(self, connection, said):
+        self._connection, self._said = connection, said
+
+    def __getattr__(self, name):
+        return getattr(self._connection, name)
+
+    def sendall(self, content):
+        self._said.append(bytes(content))
+        self._connection.sendall(content)
+
+
+def test_a_driver_of_another_job_and_what_is_no_message_are_turned_away(monkeypatch):
+    worker, driver = links()
+    driver.connection.sendall(b"sparknet-driver-1" + bytes(32) + bytes(32))
+    with pytest.raises(LinkError, match="the driver there is that of another job"):
+        worker.introduce("ab" * 32)
+    for content, sentence in [
+        (b"HTTP", "a message's header has 1213486160 bytes: this is no sparknet job"),
+        (b"\0\0\0\2{}", "a message cannot be read"),
+        (b'\0\0\0\x0e{"sizes":[-1]}', "a message says that it is larger than any may be"),
+        (b'\0\0\0\x1b{"sizes":[99999999999999999]}'[:31], "a message (cannot be read|says that it is larger)"),
+    ]:
+        worker, driver = links()
+        driver.connection.sendall(content)
+        with pytest.raises(LinkError, match=sentence):
+            worker.receive(timeout_s=5.0)
+    # Somebody who says a byte now and then does not keep a place for longer than a handshake may take.
+    monkeypatch.setattr("sparknet.spark.link.HANDSHAKE_TIMEOUT_S", 0.6)
+    worker, driver = links()
+    is_over = threading.Event()
+
+    def drip():
+        while not is_over.wait(0.1):
+            worker.connection.sendall(b"x")
+
+    dripping = threading.Thread(target=drip)
+    dripping.start()
+    with pytest.raises(LinkTimeoutError):
+        driver.accept("ab" * 32)
+    is_over.set()
+    dripping.join()
+
+
+def test_who_waits_for_an_answer_waits_as_long_as_it_means_to():
+    """Heartbeats, which have a timeout of their own, go over the same connection meanwhile."""
+    worker, driver = links()
     beats = threading.Event()
 
     def beat():

@@ -9,7 +9,7 @@ import sparknet
 from pictures import images
 from PIL import Image
 from sparknet import _native
-from sparknet.spark import sources
+from sparknet.spark import sequence_files, sources
 from sparknet.spark.sources import Columns, SourceError
 from test_data import png
 
@@ -127,6 +127,10 @@ def java_bytes(spark, value) -> bytearray:
     return bytearray(buffer.toByteArray())
 
 
+#: Spark's own reader, and the one for Spark Connect, which needs no JVM and runs on either.
+READERS = (sources.read, sources.sequence_by_files)
+
+
 def test_sequence_files(spark, pixels, tmp_path):
     context, tuples = spark.sparkContext, spark._jvm.scala
     forms = {
@@ -136,13 +140,15 @@ def test_sequence_files(spark, pixels, tmp_path):
     for form, key in forms.items():
         pairs = [(key(name, label), bytearray(content)) for name, (content, label) in pixels.items()]
         context.parallelize(pairs, 2).saveAsSequenceFile(str(tmp_path / form))
-        source = sources.read(spark, str(tmp_path / form))
-        assert collected(source) == pixels and source.shape is None
+        for read in READERS:
+            source = read(spark, str(tmp_path / form))
+            assert collected(source) == pixels and source.shape is None
     # The label alone, and raw pixels with their shape.
     context.parallelize([("3", bytearray(b"abc")), ("1", bytearray(b"de"))], 1).saveAsSequenceFile(
         str(tmp_path / "label")
     )
-    assert collected(sources.read(spark, str(tmp_path / "label"))) == {"3": (b"abc", 3.0), "1": (b"de", 1.0)}
+    for read in READERS:
+        assert collected(read(spark, str(tmp_path / "label"))) == {"3": (b"abc", 3.0), "1": (b"de", 1.0)}
     raw = [
         (
             java_bytes(spark, tuples.Tuple6(f"0000{index}", str(index), 1, 2, 3, False)),
@@ -151,9 +157,11 @@ def test_sequence_files(spark, pixels, tmp_path):
         for index in range(4)
     ]
     context.parallelize(raw, 1).saveAsSequenceFile(str(tmp_path / "raw"))
-    source = sources.read(spark, str(tmp_path / "raw"))
-    assert source.shape == [1, 2, 3]
-    assert collected(source) == {f"0000{index}": (bytes(range(index, index + 6)), float(index)) for index in range(4)}
+    for read in READERS:
+        source = read(spark, str(tmp_path / "raw"))
+        assert source.shape == [1, 2, 3]
+        expected = {f"0000{index}": (bytes(range(index, index + 6)), float(index)) for index in range(4)}
+        assert collected(source) == expected
     context.parallelize([("no label", bytearray(b"abc"))], 1).saveAsSequenceFile(str(tmp_path / "bad"))
     with pytest.raises(ValueError, match="the key 'no label' of a SequenceFile has no label"):
         sources.read(spark, str(tmp_path / "bad"))
@@ -162,6 +170,54 @@ def test_sequence_files(spark, pixels, tmp_path):
     )
     with pytest.raises(ValueError, match=r"is no \(id, label\) as CaffeOnSpark writes them"):
         sources.read(spark, str(tmp_path / "cut"))
+
+
+def test_sequence_files_of_all_kinds_without_spark_s_reader(spark, tmp_path):
+    """Compressed by record and by block, keys of several classes, and more than one marker in a file."""
+    context = spark.sparkContext
+    content = {f"{index} {index % 3}": (bytes([index % 256]) * (index * 7), float(index % 3)) for index in range(400)}
+    pairs = context.parallelize([(key, bytearray(value)) for key, (value, _) in content.items()], 1)
+    codecs = "org.apache.hadoop.io.compress."
+    expected = {key.split()[0]: row for key, row in content.items()}
+    for codec in ("DefaultCodec", "GzipCodec", "BZip2Codec"):
+        pairs.saveAsSequenceFile(str(tmp_path / codec), codecs + codec)
+        assert collected(sources.sequence_by_files(spark, str(tmp_path / codec))) == expected
+    prefix = "mapreduce.output.fileoutputformat."
+    settings = {
+        "mapreduce.job.outputformat.class": "org.apache.hadoop.mapreduce.lib.output.SequenceFileOutputFormat",
+        "mapreduce.job.output.key.class": "org.apache.hadoop.io.Text",
+        "mapreduce.job.output.value.class": "org.apache.hadoop.io.BytesWritable",
+        f"{prefix}compress": "true",
+        f"{prefix}compress.type": "RECORD",
+        f"{prefix}compress.codec": codecs + "DefaultCodec",
+        f"{prefix}outputdir": str(tmp_path / "record"),
+    }
+    pairs.saveAsNewAPIHadoopDataset(settings)
+    assert collected(sources.sequence_by_files(spark, str(tmp_path / "record"))) == expected
+    for kind, keys in (("int", [3, -200, 70_000]), ("float", [0.5, 2.0, -1.0])):
+        numbers = context.parallelize([(key, bytearray(b"x")) for key in keys], 1)
+        numbers.saveAsSequenceFile(str(tmp_path / kind))
+        found = collected(sources.sequence_by_files(spark, str(tmp_path / kind)))
+        assert found == {str(key): (b"x", float(key)) for key in keys}
+    # Every way of cutting a file off is said, and none is taken for its end but where a record ends.
+    (whole,) = (path.read_bytes() for path in (tmp_path / "int").glob("part-*"))
+    ends = []
+    for length in range(len(whole)):
+        try:
+            ends.append(len(list(sequence_files.records(memoryview(whole[:length])))))
+        except sparknet.InputError as error:
+            assert "a SequenceFile cannot be read (" in str(error)
+    assert ends == [0, 1, 2]
+    damaged = bytearray(whole)
+    damaged[whole.index(b"BytesWritable")] = ord("C")
+    with pytest.raises(sparknet.InputError, match="the values of a SequenceFile are CytesWritable: write images as"):
+        list(sequence_files.records(memoryview(damaged)))
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "part-00000").write_bytes(whole[:-1])
+    with pytest.raises(
+        SourceError, match=r"cut: a SequenceFile cannot be read \(it is cut off\): copy or write it anew"
+    ):
+        sources.sequence_by_files(spark, str(tmp_path / "cut"))
 
 
 def test_what_is_no_data_is_said(spark, tmp_path):

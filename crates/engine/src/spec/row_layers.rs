@@ -153,3 +153,8 @@ pub fn mean_files(layer: &mut LayerParameter) -> impl Iterator<Item = &mut Strin
         .flatten()
         .filter_map(|transform| transform.mean_file.as_mut())
 }
+
+/// The name of the file with the infogain matrix that a layer asks for.
+pub fn infogain_file(layer: &mut LayerParameter) -> Option<&mut String> {
+    layer.infogain_loss_param.as_mut()?.source.as_mut()
+}
