@@ -78,6 +78,9 @@ pub struct RowsWriter {
     seen_rows: u64,
     bad_rows: u64,
     first_bad: Option<String>,
+    /// What the last good row held.
+    last: Vec<u8>,
+    repeats: u64,
 }
 
 /// Rows that have been taken in: a source as often as needed.
@@ -92,6 +95,7 @@ pub struct Rows {
     shape: [usize; 3],
     bad_rows: u64,
     first_bad: Option<String>,
+    repeats: u64,
 }
 
 impl RowsWriter {
@@ -108,6 +112,8 @@ impl RowsWriter {
             seen_rows: 0,
             bad_rows: 0,
             first_bad: None,
+            last: Vec::new(),
+            repeats: 0,
         }
     }
 
@@ -259,6 +265,12 @@ impl RowsWriter {
 
     fn store(&mut self, bytes: &[u8]) -> Result<(), DataError> {
         let write_error = |cause, path: &Path| DataError::io("write", path, cause);
+        if !self.entries.is_empty() && self.last == bytes {
+            self.repeats += 1;
+        } else {
+            self.last.clear();
+            self.last.extend_from_slice(bytes);
+        }
         if self.spill.is_none() && self.memory.len() + bytes.len() > self.rules.memory_limit_bytes {
             let mut file = unnamed_file(&self.rules.spill_folder)?;
             file.write_all(&self.memory)
@@ -312,6 +324,7 @@ impl RowsWriter {
             shape,
             bad_rows: self.bad_rows,
             first_bad: self.first_bad,
+            repeats: self.repeats,
         }))
     }
 }
@@ -325,6 +338,11 @@ impl Rows {
     /// The shape `(c, h, w)` of the first row, decoded but not cropped.
     pub fn shape(&self) -> [usize; 3] {
         self.shape
+    }
+
+    /// How many rows held the same values as the row before them.
+    pub fn repeats(&self) -> u64 {
+        self.repeats
     }
 
     /// How many bad rows were left out, and what was wrong with the first.

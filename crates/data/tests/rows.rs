@@ -71,6 +71,19 @@ fn spilled_rows_are_those_in_memory() {
 }
 
 #[test]
+fn rows_that_repeat_the_one_before_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    for limit in [0, 1 << 20] {
+        assert_eq!(taken_in(rules(folder.path(), limit)).repeats(), 0);
+        let mut writer = RowsWriter::new(rules(folder.path(), limit));
+        for value in [1u8, 1, 1, 2, 1, 2, 2] {
+            writer.push(RowValues::Bytes(&[value; 12]), 0.0).unwrap();
+        }
+        assert_eq!(writer.finish().unwrap().repeats(), 3, "{limit}");
+    }
+}
+
+#[test]
 fn a_row_behind_the_last_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let mut source = taken_in(rules(folder.path(), 0)).source();

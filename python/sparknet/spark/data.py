@@ -119,8 +119,8 @@ def validation(frame: DataFrame, name: str) -> Column:
 def deal(frame: DataFrame, workers: int, is_spread: bool = False) -> DataFrame:
     """Gives each worker a partition of rows, as `inputs` made them: whose a row is, and its place among the others,
     follow from what it holds, and so are the same on any cluster and after any restart. Rows that hold the same are
-    one worker's, at places far from each other; where they are so many that shares are uneven, `is_spread` gives them
-    to all workers, which costs a second way through the cluster.
+    one worker's, one after the other; where they are many, `is_spread` gives them to all workers, at places far from
+    each other, which costs a second way through the cluster.
 
     Spark's own `repartition(workers)` starts from the partitions that rows are read in, which differ with a cluster's
     cores, and a partition comes together in the order in which executors answer.
@@ -133,15 +133,11 @@ def deal(frame: DataFrame, workers: int, is_spread: bool = False) -> DataFrame:
         else:
             held.append(F.col(field.name))
     keyed = frame.withColumn(_KEY, F.xxhash64(*held))
-    if not is_spread:
-        keyed = keyed.repartition(workers, _KEY)
-    # Which of several rows that hold the same is the first makes no difference.
-    turn = F.row_number().over(Window.partitionBy(_KEY).orderBy(_KEY))
-    keyed = keyed.withColumn(_TURN, turn)
-    keyed = keyed.withColumn(_KEY, F.when(F.col(_TURN) == 1, F.col(_KEY)).otherwise(F.xxhash64(_KEY, _TURN)))
     if is_spread:
-        keyed = keyed.repartition(workers, _KEY)
-    return keyed.sortWithinPartitions(_KEY).drop(_KEY, _TURN)
+        # Which of several rows that hold the same is the first makes no difference.
+        turn = F.row_number().over(Window.partitionBy(_KEY).orderBy(_KEY))
+        keyed = keyed.withColumn(_TURN, turn).withColumn(_KEY, F.xxhash64(_KEY, _TURN)).drop(_TURN)
+    return keyed.repartition(workers, _KEY).sortWithinPartitions(_KEY).drop(_KEY)
 
 
 def _column(frame: DataFrame, name: str) -> tuple[Column, T.DataType]:

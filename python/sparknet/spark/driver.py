@@ -412,7 +412,7 @@ def run(
     """Runs the workers until they have finished, again from the last committed round where they fail.
 
     `deal` gives each worker a partition of rows; those that hold the same are spread over all workers where it is told
-    so, which happens once workers find their shares uneven. `worker` gives the function of an attempt, and is told the
+    so, which happens once workers find that they are many. `worker` gives the function of an attempt, and is told the
     same. Returns the rows that the workers gave, and how often they were restarted. `title` is what Spark's UI says on
     `page` before there is a first loss.
     """
@@ -428,7 +428,7 @@ def run(
                 rows = frame.mapInArrow(worker(attempt, is_spread), schema, barrier=True).collect()
             if not rows:
                 raise TrainingError("there are no rows to train on: give a DataFrame with some")
-            if rows[0]["is_uneven"]:
+            if rows[0]["has_to_spread"]:
                 frame, is_spread = deal(True), True
                 continue
             if driver.committed is None or not driver.committed.is_finished:

@@ -22,9 +22,11 @@ from sparknet.spark.link import Link, LinkError, LinkTimeoutError, derived_token
 HEARTBEAT_S = 2.0
 CONNECT_TIMEOUT_S = 10.0
 #: What a worker tells Spark at its end.
-SCHEMA = "rank int, records long, bad_rows long, first_bad string, is_uneven boolean"
+SCHEMA = "rank int, records long, bad_rows long, first_bad string, has_to_spread boolean"
 #: Shares are uneven where one has less than the mean by this factor.
 UNEVEN = 2
+#: Rows that hold the same are many where they are more than one of so many.
+MANY = 20
 
 
 class DriverUnreachableError(RuntimeError):
@@ -169,7 +171,7 @@ def train_partition(batches: Iterator[pa.RecordBatch], settings: WorkerSettings)
             "records": pa.array([len(rows) if rows else 0], pa.int64()),
             "bad_rows": pa.array([rows.bad_rows if rows else 0], pa.int64()),
             "first_bad": pa.array([rows.first_bad if rows else None], pa.string()),
-            "is_uneven": pa.array([rows is None], pa.bool_()),
+            "has_to_spread": pa.array([rows is None], pa.bool_()),
         }
     )
 
@@ -193,12 +195,13 @@ def _train(
         "address": listener.address,
         "problem": problem,
         "rows": len(rows) if rows else 0,
+        "repeats": rows.repeats if rows else 0,
         "test_rows": len(test_rows) if test_rows else 0,
         "shape": list(rows.shape) if rows else None,
     }
     everyone = link.gather(mine)
     check_rows(everyone, settings)
-    if not settings.is_spread and is_uneven([each["rows"] for each in everyone]):
+    if not settings.is_spread and has_to_spread(everyone):
         return None
     if rows is None:
         raise BadDataError(f"worker {rank}: it got no rows to train on: give more rows, or lower numWorkers")
@@ -276,6 +279,8 @@ def check_rows(everyone: list[dict[str, Any]], settings: WorkerSettings) -> None
         raise BadDataError(f"rows are of different sizes, {found}: make all of one size, or set crop_size")
 
 
-def is_uneven(shares: list[int]) -> bool:
-    """Whether a worker has far fewer rows than the others, as where most rows hold the same."""
-    return min(shares) * len(shares) * UNEVEN < sum(shares)
+def has_to_spread(everyone: list[dict[str, Any]]) -> bool:
+    """Whether rows that hold the same are so many that batches are of little else, or that shares are uneven."""
+    shares = [each["rows"] for each in everyone]
+    is_uneven = min(shares) * len(shares) * UNEVEN < sum(shares)
+    return is_uneven or sum(each["repeats"] for each in everyone) * MANY > sum(shares)

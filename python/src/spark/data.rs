@@ -190,6 +190,12 @@ impl PyRows {
         self.0.shape()
     }
 
+    /// How many rows held the same values as the row before them.
+    #[getter]
+    fn repeats(&self) -> u64 {
+        self.0.repeats()
+    }
+
     /// How many rows were left out because they were bad.
     #[getter]
     fn bad_rows(&self) -> u64 {
