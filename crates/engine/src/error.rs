@@ -89,7 +89,7 @@ pub enum Error {
     /// The loss is not a number any more.
     #[error(
         "the loss is {loss} at iteration {iteration}, first seen in layer '{layer}': \
-         lower base_lr or set clip_gradients (--allow-nan goes on)"
+         lower base_lr or set clip_gradients (--allow-nan, in Python allowNan, goes on)"
     )]
     NonFiniteLoss {
         /// The loss.

@@ -261,7 +261,11 @@ fn unknown_bottom(specs: &[LayerSpec], layer_index: usize, bottom: &str, plan: &
     } else {
         let mut names: Vec<&String> = plan.by_name.keys().collect();
         names.sort();
-        format!("no layer before it writes: there is {}", error::quoted(&names))
+        if names.is_empty() {
+            "no layer before it writes: begin the net with a layer that brings data in, an Input say".to_owned()
+        } else {
+            format!("no layer before it writes: there is {}", error::quoted(&names))
+        }
     };
     Error::UnknownBottom {
         layer: specs[layer_index].name.clone(),

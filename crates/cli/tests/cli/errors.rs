@@ -211,8 +211,8 @@ fn a_loss_that_is_no_number() {
     place.edit_solver("0.05", "1e20");
     place.fails(
         &format!("{TRAIN} --workers 2"),
-        "the loss is NaN at iteration 1, first seen in layer 'ip': lower base_lr or set clip_gradients (--allow-nan \
-         goes on)",
+        "the loss is NaN at iteration 1, first seen in layer 'ip': lower base_lr or set clip_gradients (--allow-nan, \
+         in Python allowNan, goes on)",
     );
     place.succeeds(&format!("{TRAIN} --workers 2 --allow-nan --evaluation-json e.json"));
     assert!(place.path("tiny_iter_20.caffemodel").exists());

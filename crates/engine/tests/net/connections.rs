@@ -68,6 +68,11 @@ fn unknown_bottoms_cycles_and_duplicates_are_named() {
         error,
         "layer 'TanH z y' reads blob 'z', which no layer before it writes: there is 'x'"
     );
+    let error = message(&simple("TanH", "z", "y"));
+    assert!(
+        error.ends_with("begin the net with a layer that brings data in, an Input say"),
+        "{error}"
+    );
     let cycle = format!("{}{}", simple("TanH", "b", "a"), simple("Sigmoid", "a", "b"));
     let error = message(&cycle);
     assert!(
