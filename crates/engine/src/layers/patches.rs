@@ -1,6 +1,7 @@
 //! The patches of images that kernels slide over, over any number of spatial axes: where they lie in a padded copy of
 //! the image, a matrix of them (im2col) and their sum (col2im).
 
+mod axis;
 mod padded_image;
 mod plane;
 mod strips;
@@ -9,13 +10,11 @@ use std::ops::Range;
 
 use crate::{
     LayerError, Shape,
-    kernels::{
-        col2im::{self, Steps},
-        winograd::Grid,
-    },
+    kernels::{col2im, winograd::Grid},
     spec::ConvolutionSpec,
 };
 
+use axis::Axis;
 pub use padded_image::PaddedImage;
 use plane::Plane;
 pub use strips::Strips;
@@ -35,53 +34,6 @@ pub struct Patches {
     pub kernel_count: usize,
     /// Whether the matrix of the patches is the channel itself.
     pub is_identity: bool,
-}
-
-/// One spatial axis.
-#[derive(Clone, Copy)]
-struct Axis {
-    input: usize,
-    output: usize,
-    kernel: usize,
-    stride: usize,
-    pad: usize,
-    dilation: usize,
-}
-
-impl Axis {
-    const ONE: Self = Self {
-        input: 1,
-        output: 1,
-        kernel: 1,
-        stride: 1,
-        pad: 0,
-        dilation: 1,
-    };
-
-    /// For a kernel that moves by 1.
-    fn steps(&self) -> Option<Steps> {
-        (self.stride == 1).then_some(Steps {
-            input: self.input,
-            output: self.output,
-            kernel: self.kernel,
-            pad: self.pad,
-            dilation: self.dilation,
-        })
-    }
-
-    /// The outputs for which kernel position `tap` meets the input and not the padding, and the input that the first
-    /// of them meets.
-    fn inside(&self, tap: usize) -> (Range<usize>, usize) {
-        let offset = tap * self.dilation;
-        let start = self.pad.saturating_sub(offset).div_ceil(self.stride);
-        let inputs = (self.input + self.pad).saturating_sub(offset);
-        let end = inputs.div_ceil(self.stride).min(self.output);
-        if start < end {
-            (start..end, start * self.stride + offset - self.pad)
-        } else {
-            (0..0, 0)
-        }
-    }
 }
 
 impl Patches {
