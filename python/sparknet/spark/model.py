@@ -276,8 +276,7 @@ class _Writer(connect.Writer):
 class _Reader(MLReader[NetModel]):
     def load(self, path: str) -> NetModel:
         spark = self.sparkSession
-        check_class(path, spark, NetModel)
-        metadata = DefaultParamsReader.loadMetadata(path, _context(spark))
+        metadata = check_class(path, spark, NetModel)
         model = NetModel()
         model._resetUid(metadata["uid"])
         DefaultParamsReader.getAndSetParams(model, metadata)
@@ -287,11 +286,13 @@ class _Reader(MLReader[NetModel]):
         return model
 
 
-def check_class(path: str, spark: Any, wanted: type) -> None:
-    """Says where something else was saved at `path` than what is loaded from it."""
-    found = str(DefaultParamsReader.loadMetadata(path, _context(spark))["class"]).rpartition(".")[2]
+def check_class(path: str, spark: Any, wanted: type) -> dict[str, Any]:
+    """What was saved at `path`; says where that is something else than what is loaded from it."""
+    metadata = DefaultParamsReader.loadMetadata(path, _context(spark))
+    found = str(metadata["class"]).rpartition(".")[2]
     if found != wanted.__name__:
         raise ValueError(f"{path} has a {found} and no {wanted.__name__}: load it with {found}.load")
+    return dict(metadata)
 
 
 def _vector(name: str) -> Any:

@@ -35,12 +35,13 @@ pub fn sums_per_pair(simd: Simd) -> usize {
     lanes_of(simd)
 }
 
-/// The rows of `a` and of `b` that a tile takes: as many pairs as there are registers.
+/// The rows of `a` and of `b` that a tile takes: as many pairs as there are registers, of 16 lanes and of 8.
+const WIDE: [usize; 2] = [5, 5];
+const NARROW: [usize; 2] = [3, 4];
+
+/// The rows of `a` and of `b` that are computed at a time.
 pub fn tile_rows(simd: Simd) -> [usize; 2] {
-    match simd {
-        Simd::Avx512 => [5, 5],
-        Simd::Avx2 | Simd::Portable => [3, 4],
-    }
+    if lanes_of(simd) == MAX_LANES { WIDE } else { NARROW }
 }
 
 /// For each pair `(i, j)` the products of row `i` of `a` and row `j` of `b`, `len` values each, summed up lane by lane:
@@ -65,13 +66,13 @@ pub fn dots(simd: Simd, a: Rows<'_>, b: Rows<'_>, len: usize, sums: &mut [f32], 
     with_vector(simd, work);
 }
 
-/// Adds up the lanes of the sums of all pairs and adds the results to `to`, one for each pair.
+/// Adds up the lanes of the sums of all pairs: a result for each pair.
 ///
 /// # Panics
-/// If there are fewer sums than `to` needs, or the processor lacks the set.
-pub fn add_lanes(simd: Simd, sums: &[f32], to: &mut [f32]) {
-    assert!(to.len() * lanes_of(simd) <= sums.len(), "dots: too few sums");
-    with_vector(simd, AddLanes { sums, to });
+/// If there are fewer sums than results need, or the processor lacks the set.
+pub fn add_lanes(simd: Simd, sums: &[f32], results: &mut [f32]) {
+    assert!(results.len() * lanes_of(simd) <= sums.len(), "dots: too few sums");
+    with_vector(simd, AddLanes { sums, results });
 }
 
 struct Dots<'a> {
@@ -90,9 +91,9 @@ impl Job for Dots<'_> {
         // SAFETY: the caller's promise.
         unsafe {
             if V::LANES == MAX_LANES {
-                self.run_tiles::<V, 5, 5>();
+                self.run_tiles::<V, { WIDE[0] }, { WIDE[1] }>();
             } else {
-                self.run_tiles::<V, 3, 4>();
+                self.run_tiles::<V, { NARROW[0] }, { NARROW[1] }>();
             }
         }
     }
@@ -173,7 +174,7 @@ unsafe fn add_products<V: Register, const R: usize, const C: usize>(sums: &mut [
 
 struct AddLanes<'a> {
     sums: &'a [f32],
-    to: &'a mut [f32],
+    results: &'a mut [f32],
 }
 
 impl Job for AddLanes<'_> {
@@ -182,15 +183,14 @@ impl Job for AddLanes<'_> {
     #[inline(always)]
     unsafe fn run<V: Register>(self) {
         let sums = self.sums.chunks(V::LANES * V::LANES);
-        for (to, sums) in self.to.chunks_mut(V::LANES).zip(sums) {
-            // SAFETY: there is a vector of sums for each float of `to`; the caller's promise.
+        for (results, sums) in self.results.chunks_mut(V::LANES).zip(sums) {
+            // SAFETY: there is a vector of sums for each result; the caller's promise.
             unsafe {
                 let mut rows = [V::zero(); MAX_LANES];
-                for (row, sums) in rows.iter_mut().zip(sums.chunks_exact(V::LANES)).take(to.len()) {
+                for (row, sums) in rows.iter_mut().zip(sums.chunks_exact(V::LANES)).take(results.len()) {
                     *row = V::load(sums.as_ptr());
                 }
-                let sum = V::sums(rows).add(load_first::<V>(to.as_ptr(), to.len()));
-                sum.store_some(0, to.len(), to.as_mut_ptr());
+                V::sums(rows).store_some(0, results.len(), results.as_mut_ptr());
             }
         }
     }
@@ -198,16 +198,14 @@ impl Job for AddLanes<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::supported;
     use super::*;
     use crate::random;
 
     /// Whole vectors and not, more and fewer rows than tiles have, each against the definition in f64.
     #[test]
     fn pairs_of_rows_are_as_defined() {
-        for simd in [Simd::Portable, Simd::Avx2, Simd::Avx512] {
-            if simd > Simd::detect() {
-                continue;
-            }
+        for simd in supported() {
             for (rows, columns, len) in [
                 (1, 1, 1),
                 (5, 5, 16),
@@ -237,12 +235,12 @@ mod tests {
                 let mut sums = vec![f32::NAN; rows * columns * sums_per_pair(simd)];
                 dots(simd, a_rows, b_rows, len, &mut sums, false);
                 dots(simd, a_rows, b_rows, len, &mut sums, true);
-                let mut results = vec![1.0; rows * columns];
+                let mut results = vec![f32::NAN; rows * columns];
                 add_lanes(simd, &sums, &mut results);
                 for (i, result) in results.iter().enumerate() {
                     let (a, b) = (&a[a_offsets[i / columns]..], &b[b_offsets[i % columns]..]);
                     let products = a.iter().zip(b).take(len).map(|(a, b)| f64::from(*a) * f64::from(*b));
-                    let wanted = 1.0 + 2.0 * products.sum::<f64>();
+                    let wanted = 2.0 * products.sum::<f64>();
                     let error = (f64::from(*result) - wanted).abs();
                     assert!(
                         error < 1e-5 * (len as f64).sqrt(),

@@ -100,7 +100,6 @@ impl WeightDots {
             let sums = &mut sums[i % self.group * group_sums..][..group_sums];
             dots::dots(self.simd, taps, outputs, self.target_size, sums, i >= self.group);
         }
-        weight_diff.fill(0.0);
         dots::add_lanes(self.simd, sums, weight_diff);
     }
 }

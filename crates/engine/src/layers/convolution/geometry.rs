@@ -83,10 +83,9 @@ impl Geometry {
         ))
     }
 
-    /// The way through fewer products, where each thread has images of its own: threads that share an image are quicker
-    /// on the plain way.
-    pub fn unless_shared<'a>(&self, winograd: &'a Option<Winograd>, threads: usize) -> Option<&'a Winograd> {
-        winograd.as_ref().filter(|_| self.images >= threads)
+    /// A way for threads that have images of their own: those that share an image are quicker on the plain way.
+    pub fn unless_shared<'a, W>(&self, way: &'a Option<W>, threads: usize) -> Option<&'a W> {
+        way.as_ref().filter(|_| self.images >= threads)
     }
 
     /// The way through fewer products for parts of so many images.

@@ -68,6 +68,7 @@ impl Convolution {
         let winograd = geometry
             .unless_shared(&geometry.winograd_forward, threads)
             .filter(|winograd| winograd.pays_for_weights());
+        let dots = geometry.unless_shared(&geometry.weight_dots, threads);
         let parts = &mut self.parts[..used];
         let bottom = x.par_chunks(images * geometry.bottom_count());
         let top_diff = dy.par_chunks(images * geometry.top_count());
@@ -81,12 +82,9 @@ impl Convolution {
                 part.bias_diff.resize(geometry.num_output, 0.0);
                 if wants_weight && winograd.is_none() {
                     part.weight_diff.resize(geometry.weight_shape.count(), 0.0);
-                    match &geometry.weight_dots {
-                        // Threads that share an image share its weights.
-                        Some(dots) if part.forward.workspaces.len() == 1 => {
-                            dots.weight_diff(&mut part.weight_dots, x, dy, &mut part.weight_diff);
-                        }
-                        _ => geometry
+                    match dots {
+                        Some(dots) => dots.weight_diff(&mut part.weight_dots, x, dy, &mut part.weight_diff),
+                        None => geometry
                             .forward
                             .weight_diff(&mut part.forward, x, dy, &mut part.weight_diff),
                     }
