@@ -401,10 +401,10 @@ mod x86 {
         fn sums(mut rows: [Self; MAX_LANES]) -> Self {
             // SAFETY: as above.
             unsafe {
-                // Lanes two apart are added up, of two registers at a time, then neighbours, then halves.
+                // Neighbours are added up, of two registers at a time: lanes, pairs of lanes, halves.
                 for i in [0, 2, 4, 6] {
                     let (a, b) = (rows[i], rows[i + 1]);
-                    rows[i] = _mm256_add_ps(_mm256_shuffle_ps::<0x44>(a, b), _mm256_shuffle_ps::<0xee>(a, b));
+                    rows[i] = _mm256_add_ps(_mm256_shuffle_ps::<0x88>(a, b), _mm256_shuffle_ps::<0xdd>(a, b));
                 }
                 for i in [0, 4] {
                     let (a, b) = (rows[i], rows[i + 2]);

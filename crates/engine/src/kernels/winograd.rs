@@ -1,19 +1,21 @@
 //! The transforms of Winograd's minimal filtering, with channels in the lanes of vectors, and the products between them.
 //!
-//! A tile of 6 × 6 inputs gives m × m outputs of a k × k kernel, m = 7 − k: F(4×4, 3×3) and F(2×2, 5×5) of Lavin and
-//! Gray, "Fast Algorithms for Convolutional Neural Networks", 2015. In one dimension, the product of two polynomials is
-//! interpolated from its values at 0, ±√½, ±√2 and ∞, so with E(n) g the values of n coefficients at these points and
-//! S a diagonal: y = E(m)ᵀ [(S E(k) g) ⊙ (B d)]. The gradients are the transposes of that:
-//! dg = (S E(k))ᵀ [(B d) ⊙ (E(m) dy)]. In two dimensions each is applied along both axes. 36 products for each pair of
-//! channels replace m²k²: 144 where k = 3, 100 where k = 5.
+//! In one dimension, a tile of t inputs gives m = t + 1 − k outputs of a kernel of k: F(m, k) of Lavin and Gray, "Fast
+//! Algorithms for Convolutional Neural Networks", 2015. The product of two polynomials is interpolated from its values at t
+//! points, so with E(n) g the values of n coefficients there and S a diagonal: y = E(m)ᵀ [(S E(k) g) ⊙ (B d)]. The gradients
+//! are the transposes of that: dg = (S E(k))ᵀ [(B d) ⊙ (E(m) dy)]. In two dimensions each is applied along both axes.
 //!
-//! Of two points of a tile, `point = 6 · row + column` is what all buffers are divided by.
+//! Tiles have 6 rows, and as many columns as 4 columns of outputs need: F(4×4, 3×3) with 36 products in place of 144 for each
+//! pair of channels, and F(2×4, 5×5) with 48 in place of 200. Tiles of 8 × 8 would be another 1.5 times fewer where k = 5,
+//! but rounding would take twice as much of the result (bench/NOTES.md).
+//!
+//! Of two points of a tile, `point = width · row + column` is what all buffers are divided by.
 
-use std::f32::consts::{FRAC_1_SQRT_2, SQRT_2};
 use std::ops::Range;
 
 mod batch;
 mod images;
+mod points;
 mod products;
 mod weights;
 
@@ -41,22 +43,11 @@ pub fn from_env() -> Result<bool, String> {
     }
 }
 
-/// Inputs of a tile along an axis.
-pub const TILE: usize = 6;
+/// Rows of a tile's inputs.
+pub const HEIGHT: usize = 6;
 
-/// Pairs of points at which a tile is evaluated.
-pub const POINTS: usize = TILE * TILE;
-
-/// The powers of the inner and of the outer points. Their squares are each other's inverses: then no number of the
-/// transforms is above 4, where the usual points 1 and 2 have 16, and half of their rounding is left (bench/NOTES.md).
-const INNER: [f32; 5] = [1.0, FRAC_1_SQRT_2, 0.5, 0.5 * FRAC_1_SQRT_2, 0.25];
-const OUTER: [f32; 5] = [1.0, SQRT_2, 2.0, 2.0 * SQRT_2, 4.0];
-
-/// The sum of both squares.
-const SQUARES: f32 = INNER[2] + OUTER[2];
-
-/// The inverse of the product of a point's distances to all others, for all points.
-const SCALE: [f32; TILE] = [1.0, -2.0 / 3.0, -2.0 / 3.0, 1.0 / 6.0, 1.0 / 6.0, 1.0];
+/// Columns of a tile's outputs.
+const COLUMN_STEP: usize = 4;
 
 /// How an image is cut into tiles.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,9 +63,19 @@ pub struct Grid {
 }
 
 impl Grid {
-    /// Outputs of a tile along an axis.
-    pub fn step(&self) -> usize {
-        TILE + 1 - self.kernel
+    /// Columns of a tile's inputs.
+    fn tile_width(&self) -> usize {
+        COLUMN_STEP + self.kernel - 1
+    }
+
+    /// Pairs of points at which a tile is evaluated.
+    pub fn points(&self) -> usize {
+        HEIGHT * self.tile_width()
+    }
+
+    /// Rows and columns of a tile's outputs.
+    fn step(&self) -> [usize; 2] {
+        [HEIGHT + 1 - self.kernel, COLUMN_STEP]
     }
 
     /// Rows of the result.
@@ -89,22 +90,23 @@ impl Grid {
 
     /// Rows of tiles.
     pub fn tile_rows(&self) -> usize {
-        self.out_height().div_ceil(self.step())
+        self.out_height().div_ceil(self.step()[0])
     }
 
     /// Tiles in a row.
     pub fn tile_columns(&self) -> usize {
-        self.out_width().div_ceil(self.step())
+        self.out_width().div_ceil(COLUMN_STEP)
     }
 
     /// Columns that the tiles of a row cover, in the source with its padding.
     fn covered(&self) -> usize {
-        self.tile_columns() * self.step() + self.kernel - 1
+        self.tile_columns() * COLUMN_STEP + self.kernel - 1
     }
 
     /// Where the result's rows of some rows of tiles are.
     fn out_rows(&self, tile_rows: &Range<usize>) -> Range<usize> {
-        tile_rows.start * self.step()..(tile_rows.end * self.step()).min(self.out_height())
+        let step = self.step()[0];
+        tile_rows.start * step..(tile_rows.end * step).min(self.out_height())
     }
 }
 
@@ -113,6 +115,8 @@ impl Grid {
 pub struct Depth {
     /// The set whose vectors these are.
     pub simd: Simd,
+    /// Points of a tile.
+    pub points: usize,
     /// Channels.
     pub channels: usize,
     /// Floats from a tile to the next: the channels rounded up to whole vectors, and one vector more where that would
@@ -121,8 +125,8 @@ pub struct Depth {
 }
 
 impl Depth {
-    /// So many channels.
-    pub fn new(simd: Simd, channels: usize) -> Self {
+    /// So many channels at so many points.
+    pub fn new(simd: Simd, points: usize, channels: usize) -> Self {
         let lanes = lanes_of(simd);
         let stride = channels.next_multiple_of(lanes);
         let stride = if stride.is_multiple_of(64) {
@@ -130,12 +134,17 @@ impl Depth {
         } else {
             stride
         };
-        Depth { simd, channels, stride }
+        Depth {
+            simd,
+            points,
+            channels,
+            stride,
+        }
     }
 
     /// Floats of all points of `tiles` tiles.
     pub fn block(self, tiles: usize) -> usize {
-        POINTS * self.point(tiles)
+        self.points * self.point(tiles)
     }
 
     /// Floats from one point to the next.
@@ -153,78 +162,6 @@ fn odd_lines(floats: usize) -> usize {
 /// Columns of a panel of [`Weights`].
 pub fn panel_columns(simd: Simd) -> usize {
     Kernel::of(simd).columns
-}
-
-/// `B d`: from the inputs to the values at the points. Row p of `B` holds the coefficients of the product of all
-/// `x − q` with q a finite point other than p.
-#[inline(always)]
-fn from_inputs<V: Vector>(d: [V; TILE]) -> [V; TILE] {
-    let (even_inner, odd_inner) = (d[2].mul_add(-OUTER[2], d[4]), d[1].mul_add(-OUTER[2], d[3]));
-    let (even_outer, odd_outer) = (d[2].mul_add(-INNER[2], d[4]), d[1].mul_add(-INNER[2], d[3]));
-    [
-        d[2].mul_add(-SQUARES, d[0].add(d[4])),
-        odd_inner.mul_add(INNER[1], even_inner),
-        odd_inner.mul_add(-INNER[1], even_inner),
-        odd_outer.mul_add(OUTER[1], even_outer),
-        odd_outer.mul_add(-OUTER[1], even_outer),
-        d[3].mul_add(-SQUARES, d[1].add(d[5])),
-    ]
-}
-
-/// `Bᵀ v`: from the gradients of the values at the points to those of the inputs.
-#[inline(always)]
-fn to_inputs<V: Vector>(v: [V; TILE]) -> [V; TILE] {
-    let (even_inner, odd_inner) = (v[1].add(v[2]), v[1].sub(v[2]).scale(INNER[1]));
-    let (even_outer, odd_outer) = (v[3].add(v[4]), v[3].sub(v[4]).scale(OUTER[1]));
-    [
-        v[0],
-        odd_inner.mul_add(-OUTER[2], odd_outer.mul_add(-INNER[2], v[5])),
-        even_inner.mul_add(-OUTER[2], even_outer.mul_add(-INNER[2], v[0].scale(-SQUARES))),
-        v[5].mul_add(-SQUARES, odd_inner.add(odd_outer)),
-        v[0].add(even_inner.add(even_outer)),
-        v[5],
-    ]
-}
-
-/// `E(N) x`: the values of a polynomial of `N` coefficients at the points.
-#[inline(always)]
-fn evaluate<V: Vector, const N: usize>(x: [V; N]) -> [V; TILE] {
-    let (mut even_inner, mut odd_inner) = (x[0], x[1].scale(INNER[1]));
-    let (mut even_outer, mut odd_outer) = (x[0], x[1].scale(OUTER[1]));
-    for (i, x) in x.iter().enumerate().skip(2) {
-        if i % 2 == 0 {
-            even_inner = x.mul_add(INNER[i], even_inner);
-            even_outer = x.mul_add(OUTER[i], even_outer);
-        } else {
-            odd_inner = x.mul_add(INNER[i], odd_inner);
-            odd_outer = x.mul_add(OUTER[i], odd_outer);
-        }
-    }
-    [
-        x[0],
-        even_inner.add(odd_inner),
-        even_inner.sub(odd_inner),
-        even_outer.add(odd_outer),
-        even_outer.sub(odd_outer),
-        x[N - 1],
-    ]
-}
-
-/// `E(N)ᵀ v`.
-#[inline(always)]
-fn collect<V: Vector, const N: usize>(v: [V; TILE]) -> [V; N] {
-    let (even_inner, odd_inner) = (v[1].add(v[2]), v[1].sub(v[2]));
-    let (even_outer, odd_outer) = (v[3].add(v[4]), v[3].sub(v[4]));
-    let mut x = [v[0].add(even_inner).add(even_outer); N];
-    for (i, x) in x.iter_mut().enumerate().skip(1) {
-        *x = if i % 2 == 0 {
-            even_outer.mul_add(OUTER[i], even_inner.scale(INNER[i]))
-        } else {
-            odd_outer.mul_add(OUTER[i], odd_inner.scale(INNER[i]))
-        };
-    }
-    x[N - 1] = x[N - 1].add(v[5]);
-    x
 }
 
 /// Number `i` of each.

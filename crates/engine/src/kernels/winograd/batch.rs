@@ -8,12 +8,13 @@ use super::super::indexed::IndexedTile;
 use super::super::lanes::{Job, Vector, channels_to_lanes, lanes_of, lanes_to_channels, with_vector};
 use super::super::registers::Register;
 use super::super::{Kernel, MAX_DEPTH, Simd};
-use super::{Grid, POINTS, TILE, across, collect, evaluate, from_inputs, grow, odd_lines, panel_columns, to_inputs};
+use super::points::{collect, evaluate, from_inputs, to_inputs};
+use super::{Grid, HEIGHT, across, grow, odd_lines, panel_columns};
 
 /// A convolution with a stride of 1 and without groups.
 pub struct Batch {
     simd: Simd,
-    step: usize,
+    grid: Grid,
     /// Rows and columns of tiles.
     tiles: [usize; 2],
     inputs: Side,
@@ -77,40 +78,34 @@ impl Side {
         self.channel(channel) + self.pad * self.covered[1] + self.pad
     }
 
-    fn grow(&self, simd: Simd, scratch: &mut SideScratch) {
+    fn grow(&self, simd: Simd, points: usize, scratch: &mut SideScratch) {
         grow(&mut scratch.images, self.channel(self.channels) * lanes_of(simd));
-        grow(&mut scratch.panel, POINTS * self.point);
+        grow(&mut scratch.panel, points * self.point);
     }
 }
 
 impl Batch {
     /// From so many channels to so many.
     pub fn new(simd: Simd, grid: Grid, inputs: usize, outputs: usize) -> Self {
-        let (step, columns) = (grid.step(), panel_columns(simd));
+        let columns = panel_columns(simd);
         let tiles = [grid.tile_rows(), grid.tile_columns()];
         let of_input = |input| input * columns;
-        let of_output = |output| output / columns * POINTS * inputs * columns + output % columns;
-        let in_covered = tiles.map(|tiles| tiles * step + TILE - step);
+        let of_output = |output| output / columns * grid.points() * inputs * columns + output % columns;
+        let out_covered: [usize; 2] = std::array::from_fn(|axis| tiles[axis] * grid.step()[axis]);
         let out_size = [grid.out_height(), grid.out_width()];
         let (in_offsets, out_offsets) = ((0..inputs).map(of_input), (0..outputs).map(of_output));
         Self {
             simd,
-            step,
+            grid,
             tiles,
             inputs: Side::new(
                 simd,
                 [grid.height, grid.width],
-                in_covered,
+                out_covered.map(|covered| covered + grid.kernel - 1),
                 grid.pad,
                 in_offsets.collect(),
             ),
-            outputs: Side::new(
-                simd,
-                out_size,
-                tiles.map(|tiles| tiles * step),
-                0,
-                out_offsets.collect(),
-            ),
+            outputs: Side::new(simd, out_size, out_covered, 0, out_offsets.collect()),
         }
     }
 
@@ -121,7 +116,7 @@ impl Batch {
 
     /// Floats of a panel of inputs and one of outputs, which a thread's cache should take.
     pub fn panel_floats(&self) -> usize {
-        POINTS * (self.inputs.point + self.outputs.point)
+        self.grid.points() * (self.inputs.point + self.outputs.point)
     }
 
     /// Computes the results (image, output, row, column) of the images `source` (image, input, row, column), plus the
@@ -176,9 +171,9 @@ impl Batch {
         assert!(images * from.image_count() <= source.len());
         let last = |side: &Side| side.weight_offsets.last().copied().unwrap_or(0);
         let point = self.inputs.channels * panel_columns(self.simd);
-        assert!((POINTS - 1) * point + last(from) + last(to) < panels.len());
-        from.grow(self.simd, from_scratch);
-        to.grow(self.simd, to_scratch);
+        assert!((self.grid.points() - 1) * point + last(from) + last(to) < panels.len());
+        from.grow(self.simd, self.grid.points(), from_scratch);
+        to.grow(self.simd, self.grid.points(), to_scratch);
         // What the tiles cover beyond an image stays zero.
         from_scratch.images.fill(0.0);
         let pass = Pass::<BACKWARD> {
@@ -218,23 +213,34 @@ impl<const BACKWARD: bool> Job for Pass<'_, BACKWARD> {
     unsafe fn run<V: Register>(self) {
         // SAFETY: the caller's promise.
         unsafe {
-            match (self.batch.step, BACKWARD) {
-                (4, false) => self.run_tiles::<V, FromInputs, TILE, Collect, 4>(),
-                (4, true) => self.run_tiles::<V, Evaluate, 4, ToInputs, TILE>(),
-                (_, false) => self.run_tiles::<V, FromInputs, TILE, Collect, 2>(),
-                (_, true) => self.run_tiles::<V, Evaluate, 2, ToInputs, TILE>(),
+            match (self.batch.grid.kernel, BACKWARD) {
+                (3, false) => self.run_tiles::<V, 6, FromInputs, 6, 6, Collect, 4, 4>(),
+                (3, true) => self.run_tiles::<V, 6, Evaluate, 4, 4, ToInputs, 6, 6>(),
+                (_, false) => self.run_tiles::<V, 8, FromInputs, 6, 8, Collect, 2, 4>(),
+                (_, true) => self.run_tiles::<V, 8, Evaluate, 2, 4, ToInputs, 6, 8>(),
             }
         }
     }
 }
 
 impl<const BACKWARD: bool> Pass<'_, BACKWARD> {
-    /// Tiles of `A × A` values become points by `In`, and those of the products tiles of `B × B` by `Out`.
+    /// Tiles of `A × B` values become `HEIGHT × W` points by `In`, and those of the products tiles of `C × D` by `Out`.
     ///
     /// # Safety
-    /// As [`Job::run`]; `A` and `B` are what the tiles of `from` and of `to` have along an axis.
+    /// As [`Job::run`]; these are the sizes of the tiles of `from` and of `to`.
     #[inline(always)]
-    unsafe fn run_tiles<V: Register, In: Axis<A, TILE>, const A: usize, Out: Axis<TILE, B>, const B: usize>(mut self) {
+    unsafe fn run_tiles<
+        V: Register,
+        const W: usize,
+        In: Axis<A, HEIGHT> + Axis<B, W>,
+        const A: usize,
+        const B: usize,
+        Out: Axis<HEIGHT, C> + Axis<W, D>,
+        const C: usize,
+        const D: usize,
+    >(
+        mut self,
+    ) {
         let [tile_rows, tile_columns] = self.batch.tiles;
         let per_panel = panel_columns(self.batch.simd) / V::LANES;
         for first_image in (0..self.images).step_by(V::LANES) {
@@ -250,12 +256,12 @@ impl<const BACKWARD: bool> Pass<'_, BACKWARD> {
                     let tiles = per_panel.min(tile_rows * tile_columns - first);
                     for tile in 0..tiles {
                         let place = [(first + tile) / tile_columns, (first + tile) % tile_columns];
-                        self.points_of_tile::<V, In, A>(tile, place);
+                        self.points_of_tile::<V, W, In, A, B>(tile, place);
                     }
                     self.multiply(tiles * V::LANES);
                     for tile in 0..tiles {
                         let place = [(first + tile) / tile_columns, (first + tile) % tile_columns];
-                        self.tile_of_points::<V, Out, B>(tile, place);
+                        self.tile_of_points::<V, W, Out, C, D>(tile, place);
                     }
                 }
                 self.scatter::<V>(first_image, images);
@@ -321,14 +327,20 @@ impl<const BACKWARD: bool> Pass<'_, BACKWARD> {
     /// # Safety
     /// As [`Self::run_tiles`].
     #[inline(always)]
-    unsafe fn points_of_tile<V: Register, In: Axis<A, TILE>, const A: usize>(
+    unsafe fn points_of_tile<
+        V: Register,
+        const W: usize,
+        In: Axis<A, HEIGHT> + Axis<B, W>,
+        const A: usize,
+        const B: usize,
+    >(
         &mut self,
         tile: usize,
         [row, column]: [usize; 2],
     ) {
-        let (side, step, columns) = (self.from, self.batch.step, panel_columns(self.batch.simd));
+        let (side, step, columns) = (self.from, self.batch.grid.step(), panel_columns(self.batch.simd));
         for channel in 0..side.channels {
-            let corner = side.channel(channel) + row * step * side.covered[1] + column * step;
+            let corner = side.channel(channel) + row * step[0] * side.covered[1] + column * step[1];
             // SAFETY: the caller's promise.
             unsafe {
                 let at = self.from_scratch.images.as_ptr().add(corner * V::LANES);
@@ -337,17 +349,18 @@ impl<const BACKWARD: bool> Pass<'_, BACKWARD> {
                     .panel
                     .as_mut_ptr()
                     .add(channel * columns + tile * V::LANES);
-                let mut half = [[V::zero(); TILE]; A];
+                let mut half = [[V::zero(); W]; A];
                 for (i, half) in half.iter_mut().enumerate() {
-                    let mut values = [V::zero(); A];
+                    let mut values = [V::zero(); B];
                     for (j, value) in values.iter_mut().enumerate() {
                         *value = V::load(at.add((i * side.covered[1] + j) * V::LANES));
                     }
-                    *half = In::apply(values);
+                    *half = <In as Axis<B, W>>::apply(values);
                 }
-                for j in 0..TILE {
-                    for (i, value) in In::apply(across(&half, j)).into_iter().enumerate() {
-                        value.store(to.add((i * TILE + j) * side.point));
+                for j in 0..W {
+                    let column = <In as Axis<A, HEIGHT>>::apply(across(&half, j));
+                    for (i, value) in column.into_iter().enumerate() {
+                        value.store(to.add((i * W + j) * side.point));
                     }
                 }
             }
@@ -359,29 +372,36 @@ impl<const BACKWARD: bool> Pass<'_, BACKWARD> {
     /// # Safety
     /// As [`Self::run_tiles`].
     #[inline(always)]
-    unsafe fn tile_of_points<V: Register, Out: Axis<TILE, B>, const B: usize>(
+    unsafe fn tile_of_points<
+        V: Register,
+        const W: usize,
+        Out: Axis<HEIGHT, C> + Axis<W, D>,
+        const C: usize,
+        const D: usize,
+    >(
         &mut self,
         tile: usize,
         [row, column]: [usize; 2],
     ) {
-        let (side, step, columns) = (self.to, self.batch.step, panel_columns(self.batch.simd));
+        let (side, step, columns) = (self.to, self.batch.grid.step(), panel_columns(self.batch.simd));
         for channel in 0..side.channels {
-            let corner = side.channel(channel) + row * step * side.covered[1] + column * step;
+            let corner = side.channel(channel) + row * step[0] * side.covered[1] + column * step[1];
             // SAFETY: the caller's promise.
             unsafe {
                 let from = self.to_scratch.panel.as_ptr().add(channel * columns + tile * V::LANES);
                 let bias = V::splat(self.bias.map_or(0.0, |bias| bias[channel]));
-                let mut half = [[V::zero(); B]; TILE];
+                let mut half = [[V::zero(); D]; HEIGHT];
                 for (i, half) in half.iter_mut().enumerate() {
-                    let mut points = [V::zero(); TILE];
+                    let mut points = [V::zero(); W];
                     for (j, point) in points.iter_mut().enumerate() {
-                        *point = V::load(from.add((i * TILE + j) * side.point));
+                        *point = V::load(from.add((i * W + j) * side.point));
                     }
-                    *half = Out::apply(points);
+                    *half = <Out as Axis<W, D>>::apply(points);
                 }
                 let to = self.to_scratch.images.as_mut_ptr().add(corner * V::LANES);
-                for j in 0..B {
-                    for (i, value) in Out::apply(across(&half, j)).into_iter().enumerate() {
+                for j in 0..D {
+                    let column = <Out as Axis<HEIGHT, C>>::apply(across(&half, j));
+                    for (i, value) in column.into_iter().enumerate() {
                         let to = to.add((i * side.covered[1] + j) * V::LANES);
                         let there = if BACKWARD { V::load(to) } else { bias };
                         value.add(there).store(to);
@@ -398,7 +418,7 @@ impl<const BACKWARD: bool> Pass<'_, BACKWARD> {
     unsafe fn multiply(&mut self, columns: usize) {
         let kernel = Kernel::of(self.batch.simd);
         let (from, to) = (self.from, self.to);
-        for point in 0..POINTS {
+        for point in 0..self.batch.grid.points() {
             let weights = &self.panels[point * self.batch.inputs.channels * kernel.columns..];
             let inputs = &self.from_scratch.panel[point * from.point..];
             let outputs = &mut self.to_scratch.panel[point * to.point..];
@@ -443,30 +463,30 @@ struct Evaluate;
 /// Points to outputs, `Eᵀ`.
 struct Collect;
 
-impl Axis<TILE, TILE> for FromInputs {
+impl<const T: usize> Axis<T, T> for FromInputs {
     #[inline(always)]
-    fn apply<V: Vector>(values: [V; TILE]) -> [V; TILE] {
+    fn apply<V: Vector>(values: [V; T]) -> [V; T] {
         from_inputs(values)
     }
 }
 
-impl Axis<TILE, TILE> for ToInputs {
+impl<const T: usize> Axis<T, T> for ToInputs {
     #[inline(always)]
-    fn apply<V: Vector>(values: [V; TILE]) -> [V; TILE] {
+    fn apply<V: Vector>(values: [V; T]) -> [V; T] {
         to_inputs(values)
     }
 }
 
-impl<const M: usize> Axis<M, TILE> for Evaluate {
+impl<const M: usize, const T: usize> Axis<M, T> for Evaluate {
     #[inline(always)]
-    fn apply<V: Vector>(values: [V; M]) -> [V; TILE] {
+    fn apply<V: Vector>(values: [V; M]) -> [V; T] {
         evaluate(values)
     }
 }
 
-impl<const M: usize> Axis<TILE, M> for Collect {
+impl<const T: usize, const M: usize> Axis<T, M> for Collect {
     #[inline(always)]
-    fn apply<V: Vector>(values: [V; TILE]) -> [V; M] {
+    fn apply<V: Vector>(values: [V; T]) -> [V; M] {
         collect(values)
     }
 }

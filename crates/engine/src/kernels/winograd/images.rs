@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use super::super::lanes::{Job, channels_to_lanes, lanes_to_channels, load_first, with_vector};
 use super::super::registers::Register;
-use super::{Depth, Grid, Scratch, TILE, across, collect, evaluate, from_inputs, grow};
+use super::points::{collect, evaluate, from_inputs};
+use super::{COLUMN_STEP, Depth, Grid, HEIGHT, Scratch, across, grow};
 
 /// Some rows of tiles of one image, and where what is made of them goes.
 pub struct Rows<'a> {
@@ -57,11 +58,11 @@ struct Inputs<'a>(Rows<'a>);
 
 struct Diffs<'a>(Rows<'a>);
 
-impl Job for Inputs<'_> {
-    type Output = ();
-
+impl Inputs<'_> {
+    /// # Safety
+    /// As [`Job::run`]; `W` is the width of a tile.
     #[inline(always)]
-    unsafe fn run<V: Register>(self) {
+    unsafe fn run_width<V: Register, const W: usize>(self) {
         let Rows {
             grid,
             source,
@@ -72,14 +73,14 @@ impl Job for Inputs<'_> {
             block,
             scratch,
         } = self.0;
-        let (lanes, step, covered) = (V::LANES, grid.step(), grid.covered());
+        let ([step, _], lanes, covered) = (grid.step(), V::LANES, grid.covered());
         let size = grid.height * grid.width;
         let rows = tile_rows.len() * step + grid.kernel - 1;
         // The source's rows that these tiles see, counted with the padding above.
         let top = tile_rows.start * step;
         let inside = top.max(grid.pad)..(top + rows).min(grid.height + grid.pad);
         let positions = grow(&mut scratch.positions, rows * covered * lanes);
-        let transformed = grow(&mut scratch.rows, TILE * covered * lanes);
+        let transformed = grow(&mut scratch.rows, HEIGHT * covered * lanes);
         let point = depth.point(tiles);
         for channel in (0..depth.channels).step_by(lanes) {
             positions.fill(0.0);
@@ -104,7 +105,7 @@ impl Job for Inputs<'_> {
                 for row in 0..tile_rows.len() {
                     for x in 0..covered {
                         let at = positions.as_ptr().add((row * step * covered + x) * lanes);
-                        let mut d = [V::zero(); TILE];
+                        let mut d = [V::zero(); HEIGHT];
                         for (i, d) in d.iter_mut().enumerate() {
                             *d = V::load(at.add(i * covered * lanes));
                         }
@@ -113,16 +114,16 @@ impl Job for Inputs<'_> {
                         }
                     }
                     let tile = first_tile + row * grid.tile_columns();
-                    for i in 0..TILE {
+                    for i in 0..HEIGHT {
                         for column in 0..grid.tile_columns() {
-                            let at = transformed.as_ptr().add((i * covered + column * step) * lanes);
-                            let mut d = [V::zero(); TILE];
+                            let at = transformed.as_ptr().add((i * covered + column * COLUMN_STEP) * lanes);
+                            let mut d = [V::zero(); W];
                             for (j, d) in d.iter_mut().enumerate() {
                                 *d = V::load(at.add(j * lanes));
                             }
                             let to = block.as_mut_ptr().add((tile + column) * depth.stride + channel);
                             for (j, v) in from_inputs(d).into_iter().enumerate() {
-                                v.store(to.add((i * TILE + j) * point));
+                                v.store(to.add((i * W + j) * point));
                             }
                         }
                     }
@@ -132,11 +133,26 @@ impl Job for Inputs<'_> {
     }
 }
 
+impl Job for Inputs<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Register>(self) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.0.grid.kernel {
+                3 => self.run_width::<V, 6>(),
+                _ => self.run_width::<V, 8>(),
+            }
+        }
+    }
+}
+
 impl Diffs<'_> {
     /// # Safety
-    /// As [`Job::run`]; `M` is the grid's step.
+    /// As [`Job::run`]; `M` is how many rows of outputs a tile has, `W` its width.
     #[inline(always)]
-    unsafe fn run_step<V: Register, const M: usize>(self) {
+    unsafe fn run_tiles<V: Register, const M: usize, const W: usize>(self) {
         let Rows {
             grid,
             source,
@@ -148,7 +164,7 @@ impl Diffs<'_> {
             scratch,
         } = self.0;
         let (lanes, columns) = (V::LANES, grid.tile_columns());
-        let (size, covered) = (grid.out_height() * grid.out_width(), columns * M);
+        let (size, covered) = (grid.out_height() * grid.out_width(), columns * COLUMN_STEP);
         let inside = grid.out_rows(&tile_rows);
         let positions = grow(&mut scratch.positions, tile_rows.len() * M * covered * lanes);
         let point = depth.point(tiles);
@@ -168,8 +184,10 @@ impl Diffs<'_> {
                 );
                 for (row, column) in (0..tile_rows.len()).flat_map(|row| (0..columns).map(move |column| (row, column)))
                 {
-                    let at = positions.as_ptr().add((row * covered + column) * M * lanes);
-                    let mut half = [[V::zero(); TILE]; M];
+                    let at = positions
+                        .as_ptr()
+                        .add((row * M * covered + column * COLUMN_STEP) * lanes);
+                    let mut half = [[V::zero(); HEIGHT]; COLUMN_STEP];
                     for (j, half) in half.iter_mut().enumerate() {
                         let mut dy = [V::zero(); M];
                         for (i, dy) in dy.iter_mut().enumerate() {
@@ -180,10 +198,11 @@ impl Diffs<'_> {
                     let to = block
                         .as_mut_ptr()
                         .add((first_tile + row * columns + column) * depth.stride + channel);
-                    for i in 0..TILE {
-                        let dy: [V; M] = across(&half, i);
-                        for (j, v) in evaluate(dy).into_iter().enumerate() {
-                            v.store(to.add((i * TILE + j) * point));
+                    for i in 0..HEIGHT {
+                        let dy: [V; COLUMN_STEP] = across(&half, i);
+                        let v: [V; W] = evaluate(dy);
+                        for (j, v) in v.into_iter().enumerate() {
+                            v.store(to.add((i * W + j) * point));
                         }
                     }
                 }
@@ -199,9 +218,9 @@ impl Job for Diffs<'_> {
     unsafe fn run<V: Register>(self) {
         // SAFETY: the caller's promise.
         unsafe {
-            match self.0.grid.step() {
-                4 => self.run_step::<V, 4>(),
-                _ => self.run_step::<V, 2>(),
+            match self.0.grid.kernel {
+                3 => self.run_tiles::<V, 4, 6>(),
+                _ => self.run_tiles::<V, 2, 8>(),
             }
         }
     }
@@ -245,9 +264,9 @@ impl Outputs<'_> {
     }
 
     /// # Safety
-    /// As [`Job::run`]; `M` is the grid's step.
+    /// As [`Job::run`]; `M` is how many rows of outputs a tile has, `W` its width.
     #[inline(always)]
-    unsafe fn run_step<V: Register, const M: usize>(self) {
+    unsafe fn run_tiles<V: Register, const M: usize, const W: usize>(self) {
         let Outputs {
             grid,
             block,
@@ -278,19 +297,20 @@ impl Outputs<'_> {
                     let from = block
                         .as_ptr()
                         .add((first_tile + row * columns + column) * depth.stride + channel);
-                    let mut half = [[V::zero(); M]; TILE];
+                    let mut half = [[V::zero(); M]; W];
                     for (j, half) in half.iter_mut().enumerate() {
-                        let mut v = [V::zero(); TILE];
+                        let mut v = [V::zero(); HEIGHT];
                         for (i, v) in v.iter_mut().enumerate() {
-                            *v = V::load(from.add((i * TILE + j) * point));
+                            *v = V::load(from.add((i * W + j) * point));
                         }
                         *half = collect(v);
                     }
                     for i in 0..M.min(rows.len() - row * M) {
-                        let v: [V; TILE] = across(&half, i);
-                        let y: [V; M] = collect(v);
-                        let to = positions.as_mut_ptr().add(((row * M + i) * width + column * M) * lanes);
-                        for (j, y) in y.into_iter().enumerate().take(width - column * M) {
+                        let v: [V; W] = across(&half, i);
+                        let y: [V; COLUMN_STEP] = collect(v);
+                        let first = column * COLUMN_STEP;
+                        let to = positions.as_mut_ptr().add(((row * M + i) * width + first) * lanes);
+                        for (j, y) in y.into_iter().enumerate().take(width - first) {
                             y.add(bias).store(to.add(j * lanes));
                         }
                     }
@@ -316,9 +336,9 @@ impl Job for Outputs<'_> {
     unsafe fn run<V: Register>(self) {
         // SAFETY: the caller's promise.
         unsafe {
-            match self.grid.step() {
-                4 => self.run_step::<V, 4>(),
-                _ => self.run_step::<V, 2>(),
+            match self.grid.kernel {
+                3 => self.run_tiles::<V, 4, 6>(),
+                _ => self.run_tiles::<V, 2, 8>(),
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use super::super::indexed::IndexedTile;
 use super::super::{Kernel, MAX_DEPTH};
-use super::{Depth, POINTS};
+use super::Depth;
 
 /// For each point, the tiles' inputs times the weights: `products (tiles, columns) = inputs (tiles, rows) · weights`.
 pub struct Products<'a> {
@@ -32,13 +32,13 @@ impl Products<'_> {
     pub fn run(self) {
         let kernel = Kernel::of(self.input_depth.simd);
         let (rows, columns) = (self.input_depth.channels, self.output_depth.channels);
-        let panel = POINTS * rows * kernel.columns;
+        let panel = self.input_depth.points * rows * kernel.columns;
         assert!(self.input_depth.block(self.tiles) <= self.inputs.len());
         assert!(self.output_depth.block(self.tiles) <= self.products.len());
         assert!(panel * columns.div_ceil(kernel.columns) <= self.panels.len());
         check_offsets(self.tile_offsets, self.tiles, self.input_depth.stride);
         check_offsets(self.channel_offsets, rows, 1);
-        for point in 0..POINTS {
+        for point in 0..self.input_depth.points {
             let inputs = &self.inputs[point * self.input_depth.point(self.tiles)..];
             let products = &mut self.products[point * self.output_depth.point(self.tiles)..];
             for (column, panel) in (0..columns)

@@ -3,7 +3,8 @@
 use super::super::Simd;
 use super::super::lanes::{Job, channels_to_lanes, lanes_of, lanes_to_channels, with_vector};
 use super::super::registers::Register;
-use super::{Depth, POINTS, SCALE, Scratch, TILE, across, collect, evaluate, grow, panel_columns};
+use super::points::{collect, evaluate, scales};
+use super::{Depth, HEIGHT, Scratch, across, grow, panel_columns};
 
 /// One panel of transformed weights, `S E g Eᵀ S`: [`panel_columns`] columns of the matrix that the inputs of each point
 /// are multiplied by, as (point, row, column).
@@ -12,6 +13,8 @@ pub struct Weights<'a> {
     pub simd: Simd,
     /// The kernel's extent, 3 or 5.
     pub kernel: usize,
+    /// Points of a tile.
+    pub points: usize,
     /// (column, row, kernel, kernel), or (row, column, kernel, kernel) with `turned`.
     pub weights: &'a [f32],
     /// Rows of the matrix: channels of the inputs.
@@ -22,7 +25,7 @@ pub struct Weights<'a> {
     pub turned: bool,
     /// The first column of the panel.
     pub first_column: usize,
-    /// The panel: [`POINTS`] · rows · [`panel_columns`] floats.
+    /// The panel: points · rows · [`panel_columns`] floats.
     pub panel: &'a mut [f32],
     /// Working memory.
     pub scratch: &'a mut Scratch,
@@ -35,15 +38,15 @@ impl Weights<'_> {
     /// If a slice is too short.
     pub fn run(self) {
         assert!(self.rows * self.columns * self.kernel * self.kernel <= self.weights.len());
-        assert!(POINTS * self.rows * panel_columns(self.simd) <= self.panel.len());
+        assert!(self.points * self.rows * panel_columns(self.simd) <= self.panel.len());
         assert!(self.first_column < self.columns);
         with_vector(self.simd, self);
     }
 
     /// # Safety
-    /// As [`Job::run`]; `K` is the kernel's extent.
+    /// As [`Job::run`]; `K` is the kernel's extent, `W` the width of a tile.
     #[inline(always)]
-    unsafe fn run_kernel<V: Register, const K: usize>(self) {
+    unsafe fn run_kernel<V: Register, const K: usize, const W: usize>(self) {
         let Weights {
             simd,
             weights,
@@ -76,7 +79,7 @@ impl Weights<'_> {
                 }
                 for row in 0..rows {
                     let at = positions.as_ptr().add(row * taps * lanes);
-                    let mut half = [[V::zero(); TILE]; K];
+                    let mut half = [[V::zero(); HEIGHT]; K];
                     for (j, half) in half.iter_mut().enumerate() {
                         let mut g = [V::zero(); K];
                         for (i, g) in g.iter_mut().enumerate() {
@@ -86,11 +89,12 @@ impl Weights<'_> {
                         }
                         *half = evaluate(g);
                     }
-                    for (i, scale) in SCALE.into_iter().enumerate() {
+                    for (i, scale) in scales::<HEIGHT>().into_iter().enumerate() {
                         let g: [V; K] = across(&half, i);
-                        for (j, v) in evaluate(g).into_iter().enumerate() {
-                            let to = ((i * TILE + j) * rows + row) * panel_columns + column;
-                            v.scale(scale * SCALE[j]).store(panel.as_mut_ptr().add(to));
+                        let v: [V; W] = evaluate(g);
+                        for (j, (v, column_scale)) in v.into_iter().zip(scales::<W>()).enumerate() {
+                            let to = ((i * W + j) * rows + row) * panel_columns + column;
+                            v.scale(scale * column_scale).store(panel.as_mut_ptr().add(to));
                         }
                     }
                 }
@@ -107,8 +111,8 @@ impl Job for Weights<'_> {
         // SAFETY: the caller's promise.
         unsafe {
             match self.kernel {
-                3 => self.run_kernel::<V, 3>(),
-                _ => self.run_kernel::<V, 5>(),
+                3 => self.run_kernel::<V, 3, 6>(),
+                _ => self.run_kernel::<V, 5, 8>(),
             }
         }
     }
@@ -139,16 +143,16 @@ impl WeightDiffs<'_> {
     /// If a slice is too short.
     pub fn run(self) {
         let outputs = self.diff.len() / (self.inputs * self.kernel * self.kernel);
-        assert!(POINTS * self.inputs * self.depth.stride <= self.sums.len());
+        assert!(self.depth.points * self.inputs * self.depth.stride <= self.sums.len());
         assert!(self.first_output + outputs <= self.depth.channels);
         assert!(self.first_output.is_multiple_of(lanes_of(self.depth.simd)));
         with_vector(self.depth.simd, self);
     }
 
     /// # Safety
-    /// As [`Job::run`]; `K` is the kernel's extent.
+    /// As [`Job::run`]; `K` is the kernel's extent, `W` the width of a tile.
     #[inline(always)]
-    unsafe fn run_kernel<V: Register, const K: usize>(self) {
+    unsafe fn run_kernel<V: Register, const K: usize, const W: usize>(self) {
         let WeightDiffs {
             sums,
             inputs,
@@ -165,17 +169,17 @@ impl WeightDiffs<'_> {
             unsafe {
                 for input in 0..inputs {
                     let from = sums.as_ptr().add(input * depth.stride + first_output + block * lanes);
-                    let mut half = [[V::zero(); K]; TILE];
-                    for (j, half) in half.iter_mut().enumerate() {
-                        let mut v = [V::zero(); TILE];
-                        for (i, v) in v.iter_mut().enumerate() {
-                            let point = i * TILE + j;
-                            *v = V::load(from.add(point * inputs * depth.stride)).scale(SCALE[i] * SCALE[j]);
+                    let mut half = [[V::zero(); K]; W];
+                    for (j, (half, column_scale)) in half.iter_mut().zip(scales::<W>()).enumerate() {
+                        let mut v = [V::zero(); HEIGHT];
+                        for (i, (v, scale)) in v.iter_mut().zip(scales::<HEIGHT>()).enumerate() {
+                            let point = i * W + j;
+                            *v = V::load(from.add(point * inputs * depth.stride)).scale(scale * column_scale);
                         }
                         *half = collect(v);
                     }
                     for i in 0..K {
-                        let v: [V; TILE] = across(&half, i);
+                        let v: [V; W] = across(&half, i);
                         let g: [V; K] = collect(v);
                         for (j, g) in g.into_iter().enumerate() {
                             g.store(positions.as_mut_ptr().add((input * K * K + i * K + j) * lanes));
@@ -205,8 +209,8 @@ impl Job for WeightDiffs<'_> {
         // SAFETY: the caller's promise.
         unsafe {
             match self.kernel {
-                3 => self.run_kernel::<V, 3>(),
-                _ => self.run_kernel::<V, 5>(),
+                3 => self.run_kernel::<V, 3, 6>(),
+                _ => self.run_kernel::<V, 5, 8>(),
             }
         }
     }

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use crate::kernels::{
     Simd,
-    winograd::{Batch, BatchScratch, Depth, Grid, POINTS, Scratch, panel_columns},
+    winograd::{Batch, BatchScratch, Depth, Grid, Scratch, panel_columns},
 };
 
 /// A unit's inputs and products hold about this many floats: what a thread's cache takes.
@@ -77,7 +77,7 @@ struct Cost {
 impl Winograd {
     /// `None` where the plain way is quicker.
     pub fn new(simd: Simd, grid: Grid, channels: usize, outputs: usize, group: usize, images: usize) -> Option<Self> {
-        let (inputs, outputs) = (Depth::new(simd, channels / group), Depth::new(simd, outputs / group));
+        let [inputs, outputs] = [channels, outputs].map(|channels| Depth::new(simd, grid.points(), channels / group));
         let cost = Cost::of(grid, inputs, outputs, images);
         let pays = |winograd: usize, percent: usize| winograd * 100 <= cost.direct * percent;
         let batch = (group == 1 && pays(cost.by_images, MAX_COST_PERCENT) && cost.by_images < cost.by_channels)
@@ -88,7 +88,7 @@ impl Winograd {
             return None;
         }
         let (rows, columns) = (grid.tile_rows(), grid.tile_columns());
-        let floats = POINTS * (inputs.stride + outputs.stride);
+        let floats = grid.points() * (inputs.stride + outputs.stride);
         let tiles = (UNIT_FLOATS / floats).clamp(UNIT_TILES, 8 * UNIT_TILES);
         let unit_images = (tiles / (rows * columns)).clamp(1, images.max(1));
         let unit_rows = if unit_images > 1 {
@@ -184,7 +184,7 @@ impl Winograd {
     /// Floats of the transformed weights.
     fn weights_count(&self) -> usize {
         let panels = self.outputs.channels.div_ceil(panel_columns(self.inputs.simd));
-        self.group * panels * POINTS * self.inputs.channels * panel_columns(self.inputs.simd)
+        self.group * panels * self.grid.points() * self.inputs.channels * panel_columns(self.inputs.simd)
     }
 }
 
@@ -196,9 +196,15 @@ impl Cost {
         let taps = grid.kernel * grid.kernel;
         let (inputs, outputs) = (inputs.channels, outputs.channels);
         let (input_lanes, output_lanes) = (inputs.next_multiple_of(16), outputs.next_multiple_of(16));
+        let [of_input, of_output, of_weight] = if grid.kernel == 3 {
+            [320, 160, 300]
+        } else {
+            [480, 200, 400]
+        };
         let cost = |padded_inputs, padded_outputs| {
-            let of_tile = POINTS * inputs * padded_outputs + 320 * padded_inputs + 160 * padded_outputs;
-            tiles * of_tile + 300 * inputs * outputs
+            let products = grid.points() * inputs * padded_outputs;
+            let of_tile = products + of_input * padded_inputs + of_output * padded_outputs;
+            tiles * of_tile + of_weight * inputs * outputs
         };
         Self {
             direct: positions * taps * inputs * outputs,

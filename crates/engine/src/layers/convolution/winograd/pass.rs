@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::{Buffers, Unit, Winograd};
-use crate::kernels::winograd::{Outputs, POINTS, Products, Rows, Scratch, Weights, panel_columns};
+use crate::kernels::winograd::{Outputs, Products, Rows, Scratch, Weights, panel_columns};
 
 impl Winograd {
     /// Transforms the weights; `turned` as the convolution needs them that takes the target's gradient to the source's.
@@ -11,7 +11,7 @@ impl Winograd {
         packed.resize(self.weights_count(), 0.0);
         let kernel = self.grid.kernel;
         let (rows, columns) = (self.inputs.channels, self.outputs.channels);
-        let panel_count = POINTS * rows * panel_columns(self.inputs.simd);
+        let panel_count = self.grid.points() * rows * panel_columns(self.inputs.simd);
         let panels = columns.div_ceil(panel_columns(self.inputs.simd));
         let band = (self.group * panels).div_ceil(parts.len());
         let bands = packed.par_chunks_mut(band * panel_count).zip(parts).enumerate();
@@ -22,6 +22,7 @@ impl Winograd {
                 Weights {
                     simd: self.inputs.simd,
                     kernel,
+                    points: self.grid.points(),
                     weights: &weight[index / panels * group_count..][..group_count],
                     rows,
                     columns,

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::{Buffers, Unit, Winograd};
-use crate::kernels::winograd::{POINTS, Rows, Scratch, Sums, WeightDiffs};
+use crate::kernels::winograd::{Rows, Scratch, Sums, WeightDiffs};
 
 /// The inputs and diffs that the sums of a point are added up from at a time hold about so many floats: what the
 /// last cache takes, all threads together.
@@ -33,7 +33,7 @@ impl Winograd {
         target_diff: &[f32],
         weight_diff: &mut [f32],
     ) {
-        let count = POINTS * self.point_count();
+        let count = self.grid.points() * self.point_count();
         sums.resize(count.max(self.weights_count()), 0.0);
         let sums = &mut sums[..count];
         let group_diffs = weight_diff.chunks_exact_mut(weight_diff.len() / self.group);
