@@ -17,6 +17,10 @@ mod vectors;
 use strips::Strips;
 use vectors::{Job, Row, Task};
 
+/// Floats that are cleared at a time, at least: the processor then writes whole lines of memory without reading them
+/// first. They have to stay in L1.
+const MIN_CLEARED: usize = 1 << 10;
+
 /// The windows along one axis.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Axis {
@@ -66,6 +70,8 @@ pub struct Windows {
     backward: Option<Strips>,
     /// The extents of the windows along a row of the top.
     extents: Vec<f32>,
+    /// For each row of the bottom the rows of windows that it is in: dividing for each takes longer than adding them up.
+    windows_over_rows: Vec<Range<usize>>,
 }
 
 /// One thread's buffers.
@@ -96,6 +102,7 @@ impl Windows {
             forward: None,
             backward: None,
             extents: (0..width.output).map(|output| width.extent(output) as f32).collect(),
+            windows_over_rows: (0..height.input).map(|row| height.windows_over(row)).collect(),
         }
     }
 
@@ -225,6 +232,25 @@ impl Windows {
         };
         // SAFETY: the lengths are checked.
         unsafe { job.run_on(self.simd, Task::AverageGradient) };
+    }
+
+    /// The gradient of [`max`](Self::max), or of any other choice of one value of each window: writes `dx`.
+    ///
+    /// `places` says for each value of `dy` where in its channel of the bottom it was taken from.
+    pub fn gradient_of_taken(&self, places: &[u32], dy: &[f32], dx: &mut [f32]) {
+        self.planes(dx, dy);
+        assert_eq!(dy.len(), places.len(), "pooling: values and places differ in number");
+        let (bottom_count, top_count) = (self.bottom_count(), self.top_count());
+        // Memory is what takes the time: vectors that write each value once, cleared or not, are no faster.
+        let planes = MIN_CLEARED.div_ceil(bottom_count);
+        let tops = dy.chunks(planes * top_count).zip(places.chunks(planes * top_count));
+        for (dx, (dy, places)) in dx.chunks_mut(planes * bottom_count).zip(tops) {
+            dx.fill(0.0);
+            let tops = dy.chunks_exact(top_count).zip(places.chunks_exact(top_count));
+            for (dx, (dy, places)) in dx.chunks_exact_mut(bottom_count).zip(tops) {
+                places.iter().zip(dy).for_each(|(place, dy)| dx[*place as usize] += dy);
+            }
+        }
     }
 
     /// The indices in a channel of window `output`, row by row.

@@ -143,24 +143,17 @@ impl Layer for Pooling {
         let bottoms = io.bottom_diff[0].par_chunks_mut(planes * bottom_count);
         let bottoms = bottoms.zip(io.bottom.get(0).par_chunks(planes * bottom_count));
         let parts = self.rows.par_iter_mut().zip(bottoms).zip(tops).with_max_len(1);
-        parts.for_each(|((rows, (dx, x)), ((dy, y), taken_from))| {
-            if method == PoolingMethod::Average {
-                return windows.average_gradient(rows, dy, dx);
-            }
-            let tops = dy
-                .chunks_exact(top_count)
-                .zip(y.chunks_exact(top_count))
-                .zip(taken_from.chunks_exact(top_count));
-            let bottoms = dx.chunks_exact_mut(bottom_count).zip(x.chunks_exact(bottom_count));
-            for ((dx, x), ((dy, y), taken_from)) in bottoms.zip(tops) {
-                dx.fill(0.0);
-                if (method, phase) == (PoolingMethod::Stochastic, Phase::Test) {
+        parts.for_each(|((rows, (dx, x)), ((dy, y), taken_from))| match (method, phase) {
+            (PoolingMethod::Average, _) => windows.average_gradient(rows, dy, dx),
+            (PoolingMethod::Stochastic, Phase::Test) => {
+                let tops = dy.chunks_exact(top_count).zip(y.chunks_exact(top_count));
+                let bottoms = dx.chunks_exact_mut(bottom_count).zip(x.chunks_exact(bottom_count));
+                for ((dx, x), (dy, y)) in bottoms.zip(tops) {
+                    dx.fill(0.0);
                     windows.weighted_average_gradient(x, y, dy, dx);
-                } else {
-                    let places = taken_from.iter().zip(dy);
-                    places.for_each(|(place, dy)| dx[*place as usize] += dy);
                 }
             }
+            _ => windows.gradient_of_taken(taken_from, dy, dx),
         });
     }
 

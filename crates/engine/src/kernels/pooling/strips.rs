@@ -12,6 +12,8 @@ const MAX_PLANES: usize = 4;
 pub(super) struct Strips {
     /// The channels in one register, a power of 2.
     pub(super) planes: usize,
+    /// The lanes of each of them.
+    pub(super) slot_lanes: usize,
     strips: Vec<Strip>,
     /// By strip.
     taps: Vec<Tap>,
@@ -98,6 +100,7 @@ impl Strips {
         }
         Some(Self {
             planes,
+            slot_lanes,
             strips,
             taps,
             taps_per_strip,

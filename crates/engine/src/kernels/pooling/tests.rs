@@ -185,6 +185,24 @@ fn averages_and_their_gradients_are_summed_in_one_order() {
 }
 
 #[test]
+fn gradients_go_to_the_places_that_were_taken() {
+    let mut rows = Rows::default();
+    for_each_shape(|windows, planes, what| {
+        let (bottom, top) = (planes * windows.bottom_count(), planes * windows.top_count());
+        let (mut y, mut places) = (vec![0.0; top], vec![0; top]);
+        windows.max(&mut rows, &values(4, bottom, false), &mut y, &mut places);
+        let (dy, mut dx) = (values(5, top, true), Guarded::new(bottom, 7.5));
+        windows.gradient_of_taken(&places, &dy, dx.values());
+        dx.check(7.5, what);
+        let mut expected = vec![0.0; bottom];
+        for (i, (place, dy)) in places.iter().zip(&dy).enumerate() {
+            expected[i / windows.top_count() * windows.bottom_count() + *place as usize] += dy;
+        }
+        assert_eq!(bits(dx.values()), bits(&expected), "{what}");
+    });
+}
+
+#[test]
 fn common_windows_fit_the_registers() {
     for simd in sets() {
         for (input, kernel, stride, pad) in [

@@ -253,7 +253,7 @@ impl Job<'_> {
             if strip.count == V::LANES {
                 return values.store(target);
             }
-            let slot_lanes = V::LANES / self.strips.planes;
+            let slot_lanes = self.strips.slot_lanes;
             for plane in 0..planes {
                 values.store_some(plane * slot_lanes, strip.count, target.add(plane * plane_len));
             }
@@ -383,9 +383,9 @@ impl Job<'_> {
                 }
                 sums.store(reduced.values.as_mut_ptr());
             }
-            for row in 0..height.input {
+            for (row, windows) in self.windows.windows_over_rows.iter().enumerate() {
                 let mut sums = V::splat(0.0);
-                for window in &self.rows[height.windows_over(row)] {
+                for window in &self.rows[windows.clone()] {
                     sums = sums.add(V::load(window.values.as_ptr()));
                 }
                 let target = first * bottom_len + row * width.input;
