@@ -67,7 +67,7 @@ fn tensor(file: &SafeTensors<'_>, name: &str) -> Vec<f32> {
 /// Training is chaotic: in iteration 46 two values of a pooling window of pool1 are 7e-10 of the largest value apart, and
 /// which of them is the greater in float32 decides about the losses from iteration 48 on, by 3e-4. In exact arithmetic
 /// (PyTorch in float64) it is not the one of Caffe, whose losses are those of its own rounding; of different orders of
-/// summation about half agree with it. After that losses drift apart to about 2e-2 whatever the order. So the run is
+/// summation a sixth to a half agree with it. After that losses drift apart to about 2e-2 whatever the order. So the run is
 /// pinned to one order that agrees, that of two threads with fused multiply-adds; where there are none, it is held to
 /// the drift.
 fn assert_losses(found: &[f32], expected: &[f32], tolerance: f32) {

@@ -44,10 +44,18 @@ pub fn from_env() -> Result<bool, String> {
 }
 
 /// Rows of a tile's inputs.
-pub const HEIGHT: usize = 6;
+const HEIGHT: usize = 6;
 
 /// Columns of a tile's outputs.
 const COLUMN_STEP: usize = 4;
+
+/// Pairs of points of a tile for kernels of 3 or 5.
+fn points_of(kernel: usize) -> usize {
+    match kernel {
+        3 => HEIGHT * 6,
+        _ => HEIGHT * 8,
+    }
+}
 
 /// How an image is cut into tiles.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,14 +71,9 @@ pub struct Grid {
 }
 
 impl Grid {
-    /// Columns of a tile's inputs.
-    fn tile_width(&self) -> usize {
-        COLUMN_STEP + self.kernel - 1
-    }
-
     /// Pairs of points at which a tile is evaluated.
     pub fn points(&self) -> usize {
-        HEIGHT * self.tile_width()
+        points_of(self.kernel)
     }
 
     /// Rows and columns of a tile's outputs.

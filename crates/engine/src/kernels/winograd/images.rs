@@ -48,6 +48,7 @@ impl Rows<'_> {
 
     fn check(&self, channel_size: usize) {
         assert!(self.depth.channels * channel_size <= self.source.len());
+        assert_eq!(self.depth.points, self.grid.points());
         assert!(self.depth.block(self.tiles) <= self.block.len());
         assert!(self.first_tile + self.tile_rows.len() * self.grid.tile_columns() <= self.tiles);
         assert!(self.tile_rows.end <= self.grid.tile_rows());
@@ -256,6 +257,7 @@ impl Outputs<'_> {
     pub fn run(self) {
         let Self { grid, depth, .. } = self;
         assert!(depth.channels * grid.out_height() * grid.out_width() <= self.target.len());
+        assert_eq!(depth.points, grid.points());
         assert!(depth.block(self.tiles) <= self.block.len());
         assert!(self.bias.is_none_or(|bias| bias.len() == depth.channels));
         assert!(self.first_tile + self.tile_rows.len() * grid.tile_columns() <= self.tiles);

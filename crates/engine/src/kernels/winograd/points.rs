@@ -118,6 +118,7 @@ pub(super) fn to_inputs<V: Vector, const T: usize>(v: [V; T]) -> [V; T] {
         d[2 * i + 1] = v[T - 1].scale(*whole);
     }
     d[T - 1] = v[T - 1];
+    // The order of sums is one with which a tie in the golden run falls as Caffe's (bench/NOTES.md).
     for (p, pair) in pairs.iter().enumerate().rev() {
         let even = v[1 + 2 * p].add(v[2 + 2 * p]);
         let odd = v[1 + 2 * p].sub(v[2 + 2 * p]).scale(pair.powers[1]);

@@ -4,7 +4,7 @@ use super::super::Simd;
 use super::super::lanes::{Job, channels_to_lanes, lanes_of, lanes_to_channels, with_vector};
 use super::super::registers::Register;
 use super::points::{collect, evaluate, scales};
-use super::{Depth, HEIGHT, Scratch, across, grow, panel_columns};
+use super::{Depth, HEIGHT, Scratch, across, grow, panel_columns, points_of};
 
 /// One panel of transformed weights, `S E g Eᵀ S`: [`panel_columns`] columns of the matrix that the inputs of each point
 /// are multiplied by, as (point, row, column).
@@ -13,8 +13,6 @@ pub struct Weights<'a> {
     pub simd: Simd,
     /// The kernel's extent, 3 or 5.
     pub kernel: usize,
-    /// Points of a tile.
-    pub points: usize,
     /// (column, row, kernel, kernel), or (row, column, kernel, kernel) with `turned`.
     pub weights: &'a [f32],
     /// Rows of the matrix: channels of the inputs.
@@ -38,7 +36,7 @@ impl Weights<'_> {
     /// If a slice is too short.
     pub fn run(self) {
         assert!(self.rows * self.columns * self.kernel * self.kernel <= self.weights.len());
-        assert!(self.points * self.rows * panel_columns(self.simd) <= self.panel.len());
+        assert!(points_of(self.kernel) * self.rows * panel_columns(self.simd) <= self.panel.len());
         assert!(self.first_column < self.columns);
         with_vector(self.simd, self);
     }
@@ -143,7 +141,7 @@ impl WeightDiffs<'_> {
     /// If a slice is too short.
     pub fn run(self) {
         let outputs = self.diff.len() / (self.inputs * self.kernel * self.kernel);
-        assert!(self.depth.points * self.inputs * self.depth.stride <= self.sums.len());
+        assert!(points_of(self.kernel) * self.inputs * self.depth.stride <= self.sums.len());
         assert!(self.first_output + outputs <= self.depth.channels);
         assert!(self.first_output.is_multiple_of(lanes_of(self.depth.simd)));
         with_vector(self.depth.simd, self);

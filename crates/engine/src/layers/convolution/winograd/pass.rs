@@ -22,7 +22,6 @@ impl Winograd {
                 Weights {
                     simd: self.inputs.simd,
                     kernel,
-                    points: self.grid.points(),
                     weights: &weight[index / panels * group_count..][..group_count],
                     rows,
                     columns,
