@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 
 _DESCRIPTION = "spark.job.description"
 #: How often a description is replaced at most: two dozen calls into the JVM, for which the worker's next event waits.
-RETELL_S = 3.0
+RETELL_S = 1.0
 
 
 class JobPage:
