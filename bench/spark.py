@@ -152,7 +152,7 @@ def fit_ours(spark, folder: Path, seed: int) -> tuple[float, object]:
         seed=seed,
         verbose=False,
     )
-    # Spark runs a job for the files' schema here; the rows themselves are read by fit, as TorchDistributor's are by run.
+    # Spark runs a job for the files' schema here; the rows are read by fit, as TorchDistributor's are by run.
     frame = spark.read.parquet(str(folder / "train"))
     began = time.perf_counter()
     model = estimator.fit(frame)
